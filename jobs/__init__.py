@@ -1,0 +1,1 @@
+"""What runs on the cluster: data, method, training, tracking. Never imports `service`."""

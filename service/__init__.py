@@ -1,0 +1,1 @@
+"""What people and programs talk to. Imports no torch on any start-up path."""
