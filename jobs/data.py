@@ -1,0 +1,152 @@
+"""Packs pictures into shards, and indexes shards: `python -m jobs.data pack|index …`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from jobs.errors import RecoError, UserError
+from jobs.shards import open_dataset
+from jobs.shards.pack import Packing, pack
+from jobs.shards.split import parse_split
+
+_MEGABYTE = 1_000_000
+_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Pack or index; returns the exit code."""
+    given = _parse(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        result = _pack(given) if given.command == "pack" else _index(given)
+    except RecoError as error:
+        _say(f"error: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("stopped; nothing half-written was left", sys.stderr)
+        return _INTERRUPTED
+    if given.json:
+        _say(json.dumps(result, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _pack(given: argparse.Namespace) -> dict[str, object]:
+    if given.shard_size <= 0 or (given.shard_samples is not None and given.shard_samples < 1):
+        raise UserError("A shard has to hold something.", hint="Give --shard-size and --shard-samples above 0.")
+    if not 0 <= given.seed < 2**64:
+        raise UserError(f"The seed {given.seed} does not fit 64 bits.", hint="Give a whole number from 0.")
+    with _bars() as report:
+        packing = pack(
+            given.source,
+            given.destination,
+            shard_bytes=int(given.shard_size * _MEGABYTE),
+            shard_samples=given.shard_samples,
+            fractions=parse_split(given.split) if given.split else None,
+            seed=given.seed,
+            skip_unreadable=given.skip_unreadable,
+            overwrite=given.overwrite,
+            report=report,
+        )
+    if not given.json:
+        _tell(packing)
+    parts = {name or "all": vars(part) for name, part in packing.parts.items()}
+    left_out = [{"name": item.name, "reason": item.reason} for item in packing.left_out]
+    return {"parts": parts, "classes": packing.classes, "left_out": left_out}
+
+
+def _tell(packing: Packing) -> None:
+    for part in packing.parts.values():
+        shards = f"{part.shards:,} shard{'s' if part.shards > 1 else ''}"
+        _say(f"✓ {part.samples:,} pictures in {shards} at {part.url} (content {part.hash[:16]})")
+    if packing.classes:
+        _say(f"  {len(packing.classes)} classes, named in classes.json")
+    if packing.left_out:
+        names = ", ".join(item.name for item in packing.left_out[:5])
+        more = ", …" if len(packing.left_out) > 5 else ""
+        _say(f"! {len(packing.left_out)} unreadable pictures were left out: {names}{more}")
+
+
+def _index(given: argparse.Namespace) -> dict[str, object]:
+    with _bars() as report:
+        dataset = open_dataset(
+            given.source,
+            index=given.index,
+            rebuild=given.rebuild,
+            progress=lambda done, total: report("indexing", done, total),
+        )
+    height, width = dataset.max_size
+    if not given.json:
+        _say(f"✓ {len(dataset):,} samples in {len(dataset.counts):,} shards (content {dataset.hash[:16]})")
+        _say(f"  up to {width}×{height} pixels; {dataset.num_classes or 'no'} classes")
+    return {
+        "hash": dataset.hash,
+        "samples": len(dataset),
+        "shards": len(dataset.counts),
+        "classes": dataset.num_classes,
+        "max_height": height,
+        "max_width": width,
+    }
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each kind of work; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            # A second part of the same work starts the bar again, with its own total.
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # The first signal ends the work; further ones must not end the clearing up.
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    print(text, file=stream or sys.stdout, flush=True)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jobs.data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="pictures to shards with an index")
+    packing.add_argument("source", help="a folder or prefix of pictures, or the word `digits`")
+    packing.add_argument("destination", help="a folder or s3://bucket/prefix")
+    packing.add_argument("--shard-size", type=float, default=100.0, help="most megabytes in a shard")
+    packing.add_argument("--shard-samples", type=int, help="most pictures in a shard")
+    packing.add_argument("--split", help="such as train=0.8,valid=0.1,test=0.1")
+    packing.add_argument("--seed", type=int, default=0, help="of the shuffle and the split")
+    packing.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be decoded")
+    packing.add_argument("--overwrite", action="store_true", help="replace the shards at the destination")
+    indexing = commands.add_parser("index", help="check the index of shards, or build it")
+    indexing.add_argument("source", nargs="+", help="folder, prefix, shard or brace pattern")
+    indexing.add_argument("--index", help="where to keep it, if not beside the shards")
+    indexing.add_argument("--rebuild", action="store_true", help="build it even where there is one")
+    for command in (packing, indexing):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

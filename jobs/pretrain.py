@@ -1,0 +1,263 @@
+"""Pretraining on Ray Train: `python -m jobs.pretrain SPEC`; the same run id continues where it stood."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from jobs.cluster import connected
+from jobs.errors import RecoError
+from jobs.reco import ReCo
+from jobs.run_folder import Outcome, RunFolder
+from jobs.spec import RunSpec, load_spec, to_yaml
+from jobs.spec.models import OUTSIDE_THE_HASH
+from jobs.storage import UnreachableError
+from jobs.tracking.code import code_version
+from jobs.tracking.encoders import register_encoder
+from jobs.tracking.figures import training_curves
+from jobs.tracking.runs import MetricSender, TrackedRun, open_run
+from jobs.tracking.server import tracking_uri
+from jobs.training.checkpoint import Checkpoints
+from jobs.training.plan import Data, make_plan, method_config, open_data
+from jobs.training.probes import preprocessing
+from jobs.training.ranks import Ranks, pick_device
+from jobs.training.run import run
+
+_log = logging.getLogger("reco.pretrain")
+
+
+def main() -> int:
+    """Carry out one attempt of a run; returns the exit code and leaves the outcome in the run's folder."""
+    arguments = _parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    folder = None
+    try:
+        spec = load_spec(arguments.spec, arguments.overrides)
+        folder = RunFolder(arguments.storage, arguments.run_id)
+        folder.claim(spec)
+        folder.begin_attempt()
+        outcome = pretrain(spec, folder, home=arguments.home)
+    except RecoError as error:
+        _log.error("%s", error)
+        outcome = {"status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint or ""}
+    if folder is not None:
+        folder.write_outcome(outcome)
+    return outcome["exit_code"]
+
+
+def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
+    """Train on the cluster, track in MLflow, register the encoder.
+
+    Raises:
+        RecoError: For everything that can be explained: data, cluster, tracking, storage, divergence.
+    """
+    folder.write_progress({"phase": "starting", "step": 0})
+    data = open_data(spec)
+    make_plan(spec, data.train)
+    with connected(spec.scale):
+        uri = tracking_uri(home)
+        tracked = open_run(
+            uri,
+            experiment="reco",
+            run_id=folder.run_id,
+            name=spec.name,
+            # How the run is carried out may change between attempts, what it is may not: params can never change.
+            params=spec.model_dump(mode="json", exclude=set(OUTSIDE_THE_HASH)),
+            tags=_description(spec, data),
+        )
+        try:
+            results = _train(spec, folder, tracked)
+            if results is None:
+                tracked.finish("KILLED")
+                return {"status": "stopped", "exit_code": 130, "tracking_url": tracked.url}
+            model = _publish(spec, folder, data, tracked, results)
+        except BaseException:
+            tracked.finish("FAILED")
+            raise
+    tracked.finish("FINISHED")
+    return {
+        "status": "succeeded",
+        "exit_code": 0,
+        "results": results,
+        "model": model,
+        "tracking_url": tracked.url,
+    }
+
+
+def _train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, float] | None:
+    """Place the workers and wait for them; None when the run was asked to stop."""
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"spec": spec.model_dump_json(), "url": folder.url, "tracked": tracked},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=spec.scale.workers,
+            use_gpu=spec.scale.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": spec.scale.cpus_per_worker,
+                **({"GPU": spec.scale.gpus_per_worker} if spec.scale.gpus_per_worker else {}),
+            },
+        ),
+        # Ray keeps only its own notes here. It is handed no checkpoint: the run's folder is the truth.
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=folder.url if "://" in folder.url else str(Path(folder.url).resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=spec.scale.max_restarts, controller_failure_limit=3),
+        ),
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 (handed to the waiting thread, which raises it)
+            failure.append(error)
+
+    # Ray answers Ctrl-C by abandoning its workers, but only in the main thread: so it is given another one, and here
+    # the first signal asks the run to save and stop.
+    waiting = threading.Thread(target=fit, name="ray-train")
+    with _stop_on_signal(folder):
+        waiting.start()
+        while waiting.is_alive():
+            waiting.join(0.5)
+    if (permanent := folder.failure()) is not None:
+        raise permanent from (failure[0] if failure else None)
+    if failure:
+        raise RecoError(
+            f"training of run {folder.run_id} failed after {spec.scale.max_restarts} restarts: {_cause(failure[0])}",
+            hint="The log above has the workers' tracebacks; the same --run-id continues from the last checkpoint.",
+        ) from failure[0]
+    return folder.result()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One rank: what every worker of the cluster runs."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    spec = RunSpec.model_validate_json(config["spec"])
+    url, run_id = config["url"].rsplit("/", 1)
+    folder = RunFolder(url, run_id)
+    if (permanent := folder.failure()) is not None:
+        raise permanent  # a restart would only meet it again
+    context = ray.train.get_context()
+    torch.set_num_threads(spec.scale.cpus_per_worker)
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), pick_device(context.get_local_rank()))
+    with contextlib.ExitStack() as stack:
+        sender = None
+        if ranks.is_first:
+            spool = Path(tempfile.gettempdir()) / "reco" / f"{run_id}.jsonl"
+            tracked: TrackedRun = config["tracked"]
+            tracked.refresh_high_water()  # an earlier attempt of these workers may have logged
+            sender = MetricSender(tracked, spool=spool)
+            stack.callback(sender.close, timeout=60.0)
+        try:
+            run(spec, folder=folder, ranks=ranks, recorder=sender)
+        except UnreachableError:
+            raise
+        except RecoError as error:
+            folder.write_failure(error)
+            raise
+
+
+def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, results: dict[str, float]) -> str:
+    """Hand results, curves and the encoder to MLflow; returns `name/version`, or "" where none is registered."""
+    found = Checkpoints(folder.storage, keep=spec.checkpoint.keep).load_newest(
+        spec_hash=spec.hash, dataset_hash=data.train.hash
+    )
+    if found is None:
+        raise RecoError(f"run {folder.run_id} has results but no checkpoint in {folder.url}/checkpoints.")
+    manifest, state = found
+    tracked.log_results(results, step=manifest.step)
+    with tempfile.TemporaryDirectory() as temporary:
+        curves = Path(temporary) / "curves.png"
+        records = [{"step": r["step"], "pictures": r["pictures"], **r["metrics"]} for r in folder.records()]
+        training_curves(records, curves, title=f"{spec.name} ({folder.run_id})")
+        tracked.log_figure(curves)
+    if spec.register is None:
+        return ""
+    model = ReCo(method_config(spec))
+    model.load_state_dict(state["model"])
+    registered = register_encoder(
+        tracked,
+        name=spec.register.model,
+        encoder=model.query_encoder.backbone,
+        encoder_config={"name": spec.encoder.name, "stem": spec.encoder.stem, "width": spec.encoder.width},
+        preprocessing=preprocessing(spec.data.image_size),
+        spec_yaml=to_yaml(spec),
+        dataset_hash=data.train.hash,
+        metrics=results,
+        card=_prose(spec, pictures=len(data.train)),
+    )
+    return f"{registered.name}/{registered.version}"
+
+
+@contextlib.contextmanager
+def _stop_on_signal(folder: RunFolder) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM save and stop the run, and a second one end it at once."""
+
+    def ask(_number: int, _frame: object) -> None:
+        _log.info("saving a checkpoint and stopping run %s", folder.run_id)
+        folder.request_stop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)  # a second signal ends at once
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _description(spec: RunSpec, data: Data) -> dict[str, str]:
+    return {
+        "reco.spec_hash": spec.hash,
+        "reco.dataset_hash": data.train.hash,
+        "reco.code": code_version(),
+        "reco.workers": str(spec.scale.workers),
+    }
+
+
+def _prose(spec: RunSpec, *, pictures: int) -> str:
+    relations = [
+        name
+        for name, relation in (("global", spec.method.global_relation), ("local", spec.method.local_relation))
+        if relation.weight > 0
+    ]
+    method = f"ReCo ({' and '.join(relations)} relation)" if relations else "MoCo v2"
+    return (
+        f"A {spec.encoder.name} of width {spec.encoder.width}, pretrained without labels by {method} on {pictures:,} "
+        f"pictures for {spec.train.epochs} epochs at {spec.data.image_size} pixels."
+    )
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jobs.pretrain", description=__doc__)
+    parser.add_argument("spec", type=Path, help="the run's spec, a YAML file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+    parser.add_argument("--run-id", required=True, help="a new run, or the one to continue")
+    parser.add_argument("--storage", required=True, help="folder or S3 prefix that holds the runs")
+    parser.add_argument("--home", type=Path, required=True, help="where a local MLflow server keeps its files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The folder of one run, on disk or in S3: what it is, how far it is, what it measured, what it ended with."""
+
+from __future__ import annotations
+
+import json
+from typing import TypedDict
+
+from jobs.errors import RecoError, UserError
+from jobs.spec import RunSpec, parse_spec, to_yaml
+from jobs.storage import Storage, open_storage
+
+
+class Progress(TypedDict, total=False):
+    """How far a run is; written by its first rank, read by whoever watches.
+
+    `phase` is starting, training, probing, finishing, done or stopped; `eta_s` is in seconds, `memory_gb` in 10⁹ bytes,
+    `data_wait` a fraction of the time.
+    """
+
+    phase: str
+    step: int
+    total_steps: int
+    epoch: float
+    epochs: int
+    metrics: dict[str, float]
+    pictures_per_s: float
+    data_wait: float
+    memory_gb: float
+    eta_s: float
+    health: str
+    resumed_from: int
+
+
+class Record(TypedDict):
+    """What one logging step measured."""
+
+    step: int
+    pictures: int
+    metrics: dict[str, float]
+
+
+class Outcome(TypedDict, total=False):
+    """How an attempt ended: `status` is succeeded, stopped or failed; `exit_code` is that of the command."""
+
+    status: str
+    exit_code: int
+    error: str
+    hint: str
+    results: dict[str, float]
+    model: str
+    tracking_url: str
+
+
+class RunFolder:
+    """Names and reads what a run keeps. Everything is written whole, so a reader never sees half of it.
+
+    Args:
+        url: Folder or S3 prefix that holds the runs.
+        run_id: The run.
+    """
+
+    def __init__(self, url: str, run_id: str) -> None:
+        self.run_id = run_id
+        self.url = f"{url.rstrip('/')}/{run_id}"
+        self.storage: Storage = open_storage(self.url)
+
+    def claim(self, spec: RunSpec) -> None:
+        """Store the spec of a new run, or check that a run that exists has the same.
+
+        Raises:
+            UserError: If the run exists with another experiment in it.
+        """
+        if self.storage.create("spec.yaml", to_yaml(spec).encode()):
+            return
+        before = self.spec()
+        if before.hash != spec.hash:
+            raise UserError(
+                f"run {self.run_id} exists with another spec (hash {before.hash}, now {spec.hash}).",
+                hint="Continue it with the spec it was started with, or start a new run under another --run-id.",
+            )
+        self.storage.write("spec.yaml", to_yaml(spec).encode())  # name, scale, checkpoint or register may differ
+
+    def spec(self) -> RunSpec:
+        """The spec the run was started with."""
+        return parse_spec(self.storage.read("spec.yaml").decode(), source=f"{self.url}/spec.yaml")
+
+    def write_progress(self, progress: Progress) -> None:
+        """Say how far the run is."""
+        self.storage.write("progress.json", json.dumps(progress).encode())
+
+    def progress(self) -> Progress | None:
+        """How far the run is, or None before it said anything."""
+        if not self.storage.exists("progress.json"):
+            return None
+        progress: Progress = json.loads(self.storage.read("progress.json"))
+        return progress
+
+    def write_records(self, records: list[Record], *, step: int) -> None:
+        """Keep the records since the last checkpoint under the step of the new one."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        self.storage.write(f"metrics/step-{step:012d}.jsonl", lines.encode())
+
+    def records(self, *, up_to: int | None = None) -> list[Record]:
+        """All records kept, in order of steps.
+
+        Args:
+            up_to: Leave out what a later attempt will measure again: records after this step.
+        """
+        found: dict[int, Record] = {}
+        for stored in self.storage.list("metrics/"):
+            for line in self.storage.read(stored.key).decode().splitlines():
+                record: Record = json.loads(line)
+                found[record["step"]] = record
+        return [found[step] for step in sorted(found) if up_to is None or step <= up_to]
+
+    def write_result(self, result: dict[str, float]) -> None:
+        """Keep what the encoder was judged to be worth at the end."""
+        self.storage.write("result.json", json.dumps(result, indent=1).encode())
+
+    def result(self) -> dict[str, float] | None:
+        """What the encoder was judged to be worth, or None while training has not ended."""
+        if not self.storage.exists("result.json"):
+            return None
+        result: dict[str, float] = json.loads(self.storage.read("result.json"))
+        return result
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Say how this attempt ended."""
+        self.storage.write("outcome.json", json.dumps(outcome, indent=1).encode())
+
+    def outcome(self) -> Outcome | None:
+        """How the last attempt ended, or None while it has not."""
+        if not self.storage.exists("outcome.json"):
+            return None
+        outcome: Outcome = json.loads(self.storage.read("outcome.json"))
+        return outcome
+
+    def write_failure(self, error: RecoError) -> None:
+        """Keep the error that ended this attempt for good: restarting its workers would only meet it again."""
+        failure = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        self.storage.write("failure.json", json.dumps(failure).encode())
+
+    def failure(self) -> RecoError | None:
+        """The error that ended this attempt for good, if one did."""
+        if not self.storage.exists("failure.json"):
+            return None
+        failure = json.loads(self.storage.read("failure.json"))
+        error = RecoError(failure["error"], hint=failure["hint"])
+        error.exit_code = failure["exit_code"]
+        return error
+
+    def begin_attempt(self) -> None:
+        """Forget how an earlier attempt ended and whether somebody asked it to stop."""
+        for key in ("outcome.json", "failure.json", "stop", "progress.json"):
+            if self.storage.exists(key):
+                self.storage.delete(key)
+
+    def request_stop(self) -> None:
+        """Ask the run to save and stop; it does so at its next logging step."""
+        self.storage.write("stop", b"")
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        return self.storage.exists("stop")

@@ -1,0 +1,133 @@
+"""Encoded pictures to uint8 RGB: JPEG, PNG and WebP."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from jobs.errors import RecoError
+
+Bytes = bytes | bytearray | memoryview
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("jpeg", "png", "webp", "jpeg-cmyk")
+"""What the index calls a picture's format. CMYK is apart: Pillow converts it, simplejpeg rounds otherwise."""
+_CMYK = ("CMYK", "YCCK")
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError)
+
+
+class PictureError(RecoError):
+    """These bytes are no picture that can be read."""
+
+
+def picture_format(data: Bytes) -> str | None:
+    """Which of jpeg, png and webp the first bytes announce, whatever the file is called."""
+    head = bytes(data[:12])
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"RIFF") and head[8:] == b"WEBP":
+        return "webp"
+    return None
+
+
+def picture_size(data: Bytes) -> tuple[str, int, int]:
+    """Format (of `FORMATS`), height and width from a picture's header, without decoding it.
+
+    Raises:
+        PictureError: No header of a JPEG, PNG or WebP.
+    """
+    kind = picture_format(data)
+    if kind is None:
+        raise PictureError("neither JPEG, PNG nor WebP" if len(data) else "no bytes at all")
+    if kind == "jpeg":
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            return "jpeg-cmyk" if colours in _CMYK else "jpeg", int(height), int(width)
+        except ValueError:
+            pass  # simplejpeg is strict; Pillow has the last word below
+    with _open(data) as picture:
+        return "jpeg-cmyk" if picture.mode == "CMYK" else kind, picture.height, picture.width
+
+
+def decode(data: Bytes) -> Pixels:
+    """Decode one picture.
+
+    JPEG goes through libjpeg-turbo with its accurate transform, as in Pillow, so both give the same pixels. Greyscale,
+    palette and CMYK become RGB; 16-bit channels keep their upper 8 bits; transparent pixels are laid over black, so
+    that colours nobody was meant to see stay unseen. The EXIF orientation is not applied: shards hold pixels as stored.
+    Of an animation the first picture is taken.
+
+    Args:
+        data: The encoded picture.
+
+    Returns:
+        uint8[h, w, 3].
+
+    Raises:
+        PictureError: The bytes are no JPEG, PNG or WebP, or are cut or damaged.
+    """
+    kind, height, width = picture_size(data)
+    pixels = np.empty((height, width, 3), np.uint8)
+    _decode(data, kind, pixels)
+    return pixels
+
+
+def decode_into(data: Bytes, kind: str, out: Pixels) -> None:
+    """Decode a picture of known format and size into uint8[h, w, 3], which may be a corner of a larger array.
+
+    Raises:
+        PictureError: As in `decode`, or the picture has another size.
+    """
+    if out.flags.c_contiguous:
+        _decode(data, kind, out)
+    else:
+        pixels = np.empty(out.shape, np.uint8)
+        _decode(data, kind, pixels)
+        out[:] = pixels
+
+
+def _decode(data: Bytes, kind: str, out: Pixels) -> None:
+    if kind == "jpeg":
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        except ValueError:
+            # Strict mode takes warnings for errors, also where the picture is whole. The bytes have passed their
+            # checksum, so what Pillow reads to the end is what was packed.
+            pixels = None
+        if pixels is not None:
+            if pixels.shape != out.shape:
+                raise PictureError(
+                    f"{pixels.shape[1]}×{pixels.shape[0]} where {out.shape[1]}×{out.shape[0]} was indexed"
+                )
+            return
+    with _open(data) as picture:
+        if (picture.height, picture.width) != out.shape[:2]:
+            raise PictureError(f"{picture.width}×{picture.height} where {out.shape[1]}×{out.shape[0]} was indexed")
+        try:
+            out[:] = _to_rgb(picture)
+        except _PILLOW_ERRORS as error:
+            raise PictureError(f"cannot be decoded ({error})") from error
+
+
+def _open(data: Bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    except _PILLOW_ERRORS as error:
+        raise PictureError(f"cannot be decoded ({type(error).__name__})") from error
+
+
+def _to_rgb(picture: Image.Image) -> Pixels:
+    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+        grey = (np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        return np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
+    return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,159 @@
+"""A folder on disk as a storage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat as stat_module
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.storage.base import (
+    TEMPORARY,
+    Storage,
+    StoredObject,
+    check_key,
+    check_prefix,
+    short,
+    write_all,
+    write_atomically,
+)
+from jobs.storage.errors import AccessDeniedError, NotFoundError, ObjectChangedError, StorageError
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
+
+class LocalStorage(Storage):
+    """Files below one folder, which is made at the first write. An object's tag is its size and modification time."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(os.path.abspath(root.expanduser()))  # noqa: PTH100 - `resolve` would follow links
+
+    @property
+    def url(self) -> str:
+        """The folder's absolute path."""
+        return str(self._root)
+
+    def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[StoredObject]:
+        """See `Storage.list`; names that begin with the mark of unfinished files are left out."""
+        folder = check_prefix(prefix).rpartition("/")[0]
+        found: list[StoredObject] = []
+        with self._translated(prefix or "."):
+            for path, folders, files in os.walk(self._root / folder):
+                if not recursive:
+                    folders.clear()
+                for name in files:
+                    whole = Path(path) / name
+                    key = whole.relative_to(self._root).as_posix()
+                    if key.startswith(prefix) and not name.startswith(TEMPORARY):
+                        # A file may go between the listing and the look at it: then it is simply not there.
+                        with contextlib.suppress(FileNotFoundError):
+                            found.append(_describe(key, whole.stat()))
+        found.sort(key=lambda item: item.key)
+        return iter(found)
+
+    def stat(self, key: str) -> StoredObject:
+        """See `Storage.stat`."""
+        with self._translated(key):
+            result = self._path(key).stat()
+        if not stat_module.S_ISREG(result.st_mode):
+            raise NotFoundError(f"{self.url}/{key} is not a file.")
+        return _describe(key, result)
+
+    def read_into(self, key: str, start: int, buffer: memoryview, *, etag: str | None = None) -> None:
+        """See `Storage.read_into`."""
+        with self._translated(key), self._path(key).open("rb", buffering=0) as file:
+            now = _describe(key, os.fstat(file.fileno()))
+            if etag is not None and now.etag != etag:
+                raise ObjectChangedError(
+                    f"{self.url}/{key} was changed since it was listed.", hint="Use its new version."
+                )
+            done = 0
+            while done < len(buffer):
+                got = os.preadv(file.fileno(), [buffer[done:]], start + done)
+                if got == 0:
+                    raise short(f"{self.url}/{key}", start, start + len(buffer))
+                done += got
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Storage.write`: a temporary file in the same folder, synced, then renamed."""
+        with self._translated(key), write_atomically(self._prepared(key)) as descriptor:
+            write_all(descriptor, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Storage.create`: a hard link to a finished temporary file, which fails where the name is taken."""
+        path = self._prepared(key)
+        try:
+            with self._translated(key), write_atomically(path, publish=_link) as descriptor:
+                write_all(descriptor, data)
+        except _TakenError:
+            return False
+        return True
+
+    def upload(self, key: str, path: Path) -> None:
+        """See `Storage.upload`."""
+        with (
+            self._translated(key),
+            path.open("rb") as source,
+            write_atomically(self._prepared(key)) as descriptor,
+            os.fdopen(os.dup(descriptor), "wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    def delete(self, key: str) -> None:
+        """See `Storage.delete`."""
+        with self._translated(key), contextlib.suppress(FileNotFoundError):
+            self._path(key).unlink()
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _prepared(self, key: str) -> Path:
+        path = self._path(key)
+        with self._translated(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"There is no file {self.url}/{key}.", hint="Check the path.") from error
+        except PermissionError as error:
+            raise AccessDeniedError(
+                f"No permission for {error.filename or f'{self.url}/{key}'}.",
+                hint="Check the rights of the file and its folder.",
+            ) from error
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                raise AccessDeniedError(
+                    f"{self.url} can only be read.", hint="Choose a folder that can be written."
+                ) from error
+            raise StorageError(f"{self.url}/{key}: {error.strerror or error}.") from error
+
+
+class _TakenError(Exception):
+    """The name exists already."""
+
+
+def _link(temporary: str, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise _TakenError from error
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # File systems without hard links: still exclusive, though a crash right here leaves an empty file.
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError as taken:
+            raise _TakenError from taken
+        Path(temporary).replace(path)
+
+
+def _describe(key: str, result: os.stat_result) -> StoredObject:
+    return StoredObject(key, result.st_size, f"{result.st_size}-{result.st_mtime_ns}")

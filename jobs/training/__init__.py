@@ -1,0 +1,1 @@
+"""The loop, its checkpoints, its probes and its health. Knows torch.distributed; knows neither Ray nor MLflow."""

@@ -1,0 +1,126 @@
+"""Checkpoints: a state and, written last, its manifest with a SHA-256; the newest whole one is used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from jobs.errors import RecoError
+from jobs.storage import Storage
+
+_log = logging.getLogger(__name__)
+_PREFIX = "checkpoints/"
+
+
+class CheckpointError(RecoError):
+    """A checkpoint exists and cannot be used."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint is.
+
+    Attributes:
+        step: Steps completed.
+        size: Bytes of the state.
+        sha256: Hash of the state's bytes.
+        spec_hash: Hash of the spec it belongs to.
+        dataset_hash: Hash of the index of the data it was trained on.
+    """
+
+    step: int
+    size: int
+    sha256: str
+    spec_hash: str
+    dataset_hash: str
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        storage: The run's folder.
+        keep: How many to keep; older ones are deleted after a newer one is whole.
+    """
+
+    def __init__(self, storage: Storage, *, keep: int) -> None:
+        self._storage = storage
+        self._keep = keep
+
+    def save(self, state: dict[str, Any], *, step: int, spec_hash: str, dataset_hash: str) -> Manifest:
+        """Write a checkpoint; it exists once its manifest does."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        manifest = Manifest(step, len(data), hashlib.sha256(data).hexdigest(), spec_hash, dataset_hash)
+        self._storage.write(f"{_folder(step)}/state.pt", data)
+        self._storage.write(f"{_folder(step)}/manifest.json", json.dumps(asdict(manifest)).encode())
+        for old in self.list()[self._keep :]:
+            self._delete(old.step)
+        return manifest
+
+    def list(self) -> list[Manifest]:
+        """The checkpoints that have a manifest, newest first."""
+        manifests = []
+        for stored in self._storage.list(_PREFIX):
+            if stored.key.endswith("/manifest.json"):
+                try:
+                    manifests.append(Manifest(**json.loads(self._storage.read(stored.key))))
+                except (ValueError, TypeError) as error:
+                    _log.warning("%s/%s is damaged and left out: %s", self._storage.url, stored.key, error)
+        return sorted(manifests, key=lambda manifest: -manifest.step)
+
+    def load_newest(self, *, spec_hash: str, dataset_hash: str) -> tuple[Manifest, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, on the CPU, or None where there is none.
+
+        Raises:
+            CheckpointError: If it belongs to another spec or other data, or if all that exist are damaged.
+        """
+        manifests = self.list()
+        for manifest in manifests:
+            for what, expected, found in (
+                ("spec", spec_hash, manifest.spec_hash),
+                ("data index", dataset_hash, manifest.dataset_hash),
+            ):
+                if expected != found:
+                    raise CheckpointError(
+                        f"checkpoint {self._storage.url}/{_folder(manifest.step)} was made with another {what} "
+                        f"({found}, now {expected}).",
+                        hint="Continue with the spec and the data the run was started with, or start a new run.",
+                    )
+            try:
+                return manifest, self._read(manifest)
+            except (CheckpointError, RecoError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                _log.warning(
+                    "checkpoint of step %d is damaged, falling back to the one before: %s", manifest.step, error
+                )
+        if manifests:
+            raise CheckpointError(
+                f"all {len(manifests)} checkpoints in {self._storage.url}/{_PREFIX} are damaged.",
+                hint="Start a new run, or restore that folder.",
+            )
+        return None
+
+    def _read(self, manifest: Manifest) -> dict[str, Any]:
+        key = f"{_folder(manifest.step)}/state.pt"
+        data = self._storage.read(key)
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            raise CheckpointError(f"{self._storage.url}/{key} is not what its manifest says: {len(data)} bytes.")
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return state
+
+    def _delete(self, step: int) -> None:
+        # The manifest goes first: a checkpoint without one does not exist, one without a state would be damaged.
+        for name in ("manifest.json", "state.pt"):
+            self._storage.delete(f"{_folder(step)}/{name}")
+
+
+def _folder(step: int) -> str:
+    return f"{_PREFIX}step-{step:012d}"

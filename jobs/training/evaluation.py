@@ -1,0 +1,106 @@
+"""When an encoder is judged and on what: on `valid` while it trains, on `test` once, for the record."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from jobs.reco import ReCo
+from jobs.shards import Dataset
+from jobs.spec import RunSpec
+from jobs.training import health, probes
+from jobs.training.plan import Data, method_config
+from jobs.training.ranks import Ranks
+
+
+class Evaluation:
+    """The probes of a run.
+
+    Args:
+        spec: The run.
+        data: Its data sets.
+        ranks: This process among those that share the work.
+    """
+
+    def __init__(self, spec: RunSpec, data: Data, *, ranks: Ranks) -> None:
+        self._spec, self._data, self._ranks = spec, data, ranks
+
+    @property
+    def k(self) -> int:
+        """Neighbours of the k-NN probe."""
+        probe, train = self._spec.data.probe, self._data.probe_train
+        if probe is not None and probe.k is not None:
+            return probe.k
+        assert train is not None and train.labels is not None  # noqa: PT018
+        return probes.default_k(train.labels)
+
+    def while_training(self, model: ReCo) -> dict[str, float]:
+        """k-NN on the validation set and the rank of its features; all ranks take part and get the same."""
+        train, valid = self._data.probe_train, self._data.probe_valid
+        if train is None or valid is None:
+            return {}
+        encoder = self.frozen(model)
+        features = self._embed(encoder, valid)
+        return {
+            "valid/knn": self._k_nearest(self._embed(encoder, train), train, features, valid),
+            "valid/rank_me": health.rank_me(features),
+        }
+
+    def at_the_end(self, model: ReCo) -> dict[str, float]:
+        """The final record: probes on the test set (or valid where there is none), beside the baselines."""
+        encoder = self.frozen(model)
+        train = self._data.probe_train
+        if train is None:
+            rows = range(min(len(self._data.train), probes.CALIBRATION_PICTURES))
+            features = probes.embed(encoder, self._data.train, rows, image_size=self._size, device=self._ranks.device)
+            return {"train/rank_me": health.rank_me(features)}
+        name, final = ("test", self._data.probe_test) if self._data.probe_test else ("valid", self._data.probe_valid)
+        assert final is not None
+        fitted, judged = self._embed(encoder, train), self._embed(encoder, final)
+        results = {
+            f"{name}/knn": self._k_nearest(fitted, train, judged, final),
+            f"{name}/linear": probes.linear_accuracy(fitted, self._labels(train), judged, self._labels(final)),
+            f"{name}/rank_me": health.rank_me(judged),
+        }
+        untrained = probes.untrained_encoder(
+            method_config(self._spec), train, image_size=self._size, device=self._ranks.device
+        )
+        side = min(self._size, probes.RAW_PIXELS_SIDE)
+        for baseline, embedding, size in (
+            ("knn_untrained", untrained, self._size),
+            ("knn_raw_pixels", probes.raw_pixels, side),
+        ):
+            fitted, judged = self._embed(embedding, train, size), self._embed(embedding, final, size)
+            results[f"{name}/{baseline}"] = self._k_nearest(fitted, train, judged, final)
+        return results | {"k": float(self.k)}
+
+    def frozen(self, model: ReCo) -> nn.Module:
+        """A copy of the query encoder's backbone with the statistics of all groups, in evaluation mode."""
+        encoder = copy.deepcopy(model.query_encoder.backbone)
+        self._ranks.average_batch_statistics(encoder)
+        module: nn.Module = encoder.eval()
+        return module
+
+    @property
+    def _size(self) -> int:
+        return self._spec.data.image_size
+
+    def _embed(self, encoder: Callable[[Tensor], Tensor], dataset: Dataset, size: int | None = None) -> Tensor:
+        return probes.embed_everywhere(
+            encoder,
+            dataset,
+            image_size=size or self._size,
+            ranks=self._ranks,
+            precision=self._spec.train.precision if size is None else "fp32",
+        )
+
+    def _k_nearest(self, fitted: Tensor, train: Dataset, judged: Tensor, test: Dataset) -> float:
+        return probes.k_nearest_accuracy(
+            fitted, self._labels(train), judged, self._labels(test), k=self.k, ranks=self._ranks
+        )
+
+    def _labels(self, dataset: Dataset) -> Tensor:
+        return torch.from_numpy(dataset.labels).to(self._ranks.device)

@@ -1,0 +1,334 @@
+"""The training loop: pictures to views to a step of the method, with checkpoints, probes and health on the way."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from jobs.errors import RecoError
+from jobs.reco import ReCo, StepOutput, StepViews
+from jobs.reco.schedules import learning_rate
+from jobs.run_folder import Progress, Record, RunFolder
+from jobs.shards import Batch, Loader
+from jobs.spec import RunSpec
+from jobs.training import health
+from jobs.training.checkpoint import Checkpoints
+from jobs.training.evaluation import Evaluation
+from jobs.training.heartbeat import Heartbeat
+from jobs.training.plan import Data, Plan, make_plan, method_config
+from jobs.training.ranks import Ranks
+from jobs.training.recorder import Recorder
+from jobs.views import Views
+
+_log = logging.getLogger(__name__)
+
+
+class DivergedError(RecoError):
+    """The loss is no longer a number."""
+
+
+class Trainer:
+    """One rank's part of a run, from its last checkpoint to its last step.
+
+    Args:
+        spec: What to train.
+        data: The opened data sets.
+        folder: Where the run keeps what it makes.
+        ranks: This process among those that train together.
+        heartbeat: The way to and from whoever watches; used by the first rank only.
+        recorder: Where metrics go besides the run's folder; used by the first rank only.
+    """
+
+    # What is trained, on what
+    spec: RunSpec
+    plan: Plan
+    data: Data
+    views: Views
+    # What changes while training
+    model: ReCo
+    wrapped: nn.Module
+    optimizer: torch.optim.SGD
+    step: int
+    # Where it runs and what it tells
+    ranks: Ranks
+    folder: RunFolder
+    checkpoints: Checkpoints
+    heartbeat: Heartbeat
+    recorder: Recorder
+    window: Window
+
+    def __init__(
+        self, spec: RunSpec, data: Data, *, folder: RunFolder, ranks: Ranks, heartbeat: Heartbeat, recorder: Recorder
+    ) -> None:
+        self.spec, self.data, self.ranks = spec, data, ranks
+        self.plan = make_plan(spec, data.train)
+        self.views = Views(spec.views, image_size=spec.data.image_size, seed=spec.train.seed)
+        model = ReCo(method_config(spec), rank=ranks.rank, world_size=ranks.world_size)
+        self.model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if spec.train.compile:
+            for branch in (self.model.query_encoder, self.model.key_encoder):
+                branch.backbone.compile()
+        self.wrapped = self.model
+        if ranks.world_size > 1:
+            # Statistics are averaged where they are used, never broadcast: each rank's groups have their own.
+            self.wrapped = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.optimizer = torch.optim.SGD(
+            self.model.query_encoder.parameters(),
+            lr=spec.optimizer.lr,
+            momentum=spec.optimizer.momentum,
+            weight_decay=spec.optimizer.weight_decay,
+            fused=True,
+        )
+        self.folder, self.heartbeat, self.recorder = folder, heartbeat, recorder
+        self.checkpoints = Checkpoints(folder.storage, keep=spec.checkpoint.keep)
+        self.evaluation = Evaluation(spec, data, ranks=ranks)
+        self.step = 0
+        self.resumed_from = 0
+        self.records: list[Record] = []
+        self.health = "not measured yet"
+
+    def train(self) -> bool:
+        """Train to the last step.
+
+        Returns:
+            True when the run is complete, False when it saved and stopped because it was asked to.
+
+        Raises:
+            DivergedError: If the loss becomes NaN or infinite.
+            RecoError: For data and storage; each says what to do.
+        """
+        self.restore()
+        self.publish("training")
+        self.window = Window(self.ranks.device)
+        self.saved_at = time.monotonic()
+        with self.open_loader() as loader:
+            for batch in self.timed(loader):
+                terms = self.train_step(batch)
+                self.window.add(terms)
+                if self.is_logging_step() and self.log():
+                    return False
+        return True
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the method; returns its terms as scalars on the device."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        views = self.make_views(batch)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
+            output: StepOutput = self.wrapped(views, step=self.step)
+        self.optimizer.zero_grad()
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        self.model.enqueue(output)
+        self.optimizer.step()
+        self.model.update_key_encoder()
+        self.step += 1
+        self.last_output = output
+        return output.terms
+
+    @torch.no_grad()
+    def make_views(self, batch: Batch) -> StepViews:
+        """The three views of a batch on the device; the weak one only where it is used."""
+        device, ids = self.ranks.device, batch.sample_ids
+        pictures = torch.from_numpy(batch.pictures).to(device, non_blocking=True)
+        sizes = torch.from_numpy(batch.sizes).to(device, non_blocking=True)
+        query, key = self.views.strong(pictures, sizes, epoch=batch.epoch, sample_ids=ids, views=(0, 1))
+        weak = None
+        if self.spec.method.global_relation.weight > 0:
+            weak = self.views.weak(pictures, sizes, epoch=batch.epoch, sample_ids=ids, view=2)
+        return StepViews(query, key, weak)
+
+    def learning_rate(self) -> float:
+        """The learning rate of the step to come."""
+        return learning_rate(
+            self.step,
+            base=self.spec.optimizer.lr,
+            warmup_steps=self.plan.warmup_steps,
+            total_steps=self.plan.total_steps,
+        )
+
+    def is_logging_step(self) -> bool:
+        """Whether ranks meet after this step: to log, and so also to probe, to save or to stop."""
+        return self.step % self.spec.train.log_every == 0 or self.is_probe_step() or self.step == self.plan.total_steps
+
+    def is_probe_step(self) -> bool:
+        """Whether the encoder is judged after this step."""
+        return (
+            self.data.probe_train is not None
+            and self.step % (self.plan.steps_per_epoch * self.spec.train.probe_every) == 0
+        )
+
+    def log(self) -> bool:
+        """Average the window over all ranks, probe, record and save as due; True when the run was asked to stop.
+
+        Ranks agree on saving and stopping by the same reduction that averages the metrics.
+        """
+        wishes = (float(self.ranks.is_first and self.save_due()), float(self.heartbeat.stop_requested))
+        metrics, (save, stop) = self.window.close(self.ranks, wishes)
+        if not math.isfinite(metrics["train/loss"]):
+            raise DivergedError(
+                f"the loss became {metrics['train/loss']} by step {self.step}; "
+                f"the last good checkpoint is that of step {self.last_saved}.",
+                hint="Lower optimizer.lr or raise method.temperature, and start a new run.",
+            )
+        metrics["train/learning_rate"] = self.learning_rate()
+        metrics["time/pictures_per_s"] = self.spec.train.global_batch_size / metrics["time/step_s"]
+        metrics |= self.measure_health(metrics)
+        if self.is_probe_step():
+            self.publish("probing", metrics)
+            metrics |= self.evaluation.while_training(self.model)
+        if self.ranks.is_first:
+            pictures = self.step * self.spec.train.global_batch_size
+            self.records.append({"step": self.step, "pictures": pictures, "metrics": metrics})
+            self.recorder.log(self.step, pictures, metrics)
+        self.publish("training", metrics)
+        if save > 0 or stop > 0 or self.step == self.plan.total_steps:
+            self.save()
+        self.window = Window(self.ranks.device)
+        return stop > 0 and self.step < self.plan.total_steps
+
+    def measure_health(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Label-free health from this step's keys and the filled part of the queue, on the first rank."""
+        if not self.ranks.is_first:
+            return {}
+        filled = self.model.strong_queue[: self.step * self.spec.train.global_batch_size]
+        keys = self.last_output.keys[:1024]
+        gradients = [p.grad for p in self.model.query_encoder.parameters() if p.grad is not None]
+        positive, negative = metrics.pop("train/similarity_positive"), metrics.pop("train/similarity_negative")
+        measured = {
+            "health/alignment": health.alignment(positive),
+            "health/uniformity": health.uniformity(keys),
+            "health/feature_std": health.feature_std(keys),
+            "health/positive_negative_gap": positive - negative,
+            "health/rank_me": health.rank_me(filled),
+            "health/gradient_norm": float(nn.utils.get_total_norm(gradients)),
+        }
+        self.health = health.verdict(measured, data_wait=metrics["time/data_wait"])
+        return measured
+
+    def save_due(self) -> bool:
+        """Whether a checkpoint is due, by the clock or by steps."""
+        every = self.spec.checkpoint
+        if every.steps is not None:
+            return self.step - self.last_saved >= every.steps
+        return time.monotonic() - self.saved_at >= (every.seconds or math.inf)
+
+    def save(self) -> None:
+        """Write a checkpoint and the records that led to it; all ranks take part."""
+        self.ranks.average_batch_statistics(self.model)
+        if self.ranks.is_first:
+            self.folder.write_records(self.records, step=self.step)
+            self.records = []
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+            self.checkpoints.save(state, step=self.step, spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
+        self.last_saved, self.saved_at = self.step, time.monotonic()
+
+    def restore(self) -> None:
+        """Take up the newest whole checkpoint, if there is one."""
+        self.last_saved = 0
+        found = self.checkpoints.load_newest(spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
+        if found is None:
+            return
+        manifest, state = found
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = self.last_saved = self.resumed_from = manifest.step
+        _log.info("rank %d continues at step %d", self.ranks.rank, self.step)
+
+    def open_loader(self) -> Loader:
+        """The batches of this rank's lanes from the current step on."""
+        return Loader(
+            self.data.train,
+            self.plan.order,
+            lanes=self.ranks.share(self.spec.lanes),
+            start=self.step,
+            stop=self.plan.total_steps,
+            threads=max(1, self.spec.scale.cpus_per_worker // 2),
+        )
+
+    def timed(self, loader: Loader) -> Iterator[Batch]:
+        """The loader's batches; the time spent waiting for each goes to the window."""
+        batches = iter(loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.window.waited += time.perf_counter() - start
+            yield batch
+
+    def publish(self, phase: str, metrics: dict[str, float] | None = None) -> None:
+        """Tell whoever watches how far the run is."""
+        if not self.ranks.is_first:
+            return
+        metrics = metrics or {}
+        speed = metrics.get("time/pictures_per_s", 0.0)
+        remaining = (self.plan.total_steps - self.step) * self.spec.train.global_batch_size
+        progress: Progress = {
+            "phase": phase,
+            "step": self.step,
+            "total_steps": self.plan.total_steps,
+            "epoch": self.step / self.plan.steps_per_epoch,
+            "epochs": self.spec.train.epochs,
+            "metrics": metrics,
+            "pictures_per_s": speed,
+            "data_wait": metrics.get("time/data_wait", 0.0),
+            "memory_gb": memory_gb(self.ranks.device),
+            "health": self.health,
+            "resumed_from": self.resumed_from,
+        }
+        if speed > 0:
+            progress["eta_s"] = remaining / speed
+        self.heartbeat.publish(progress)
+
+
+class Window:
+    """What is summed up between two logging steps; nothing is read back from the device before the window closes.
+
+    Args:
+        device: Where the terms are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.waited = 0.0
+        self._started = time.perf_counter()
+        self._device = device
+        self._steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._pictures = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Add the terms of one step."""
+        self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+
+    def close(self, ranks: Ranks, wishes: tuple[float, ...]) -> tuple[dict[str, float], tuple[float, ...]]:
+        """Means over the window and all ranks, and the sum over all ranks of what each wishes.
+
+        One reduction for all of it.
+        """
+        elapsed = time.perf_counter() - self._started
+        times = (elapsed / self._steps, self.waited / elapsed, *wishes)
+        local = torch.tensor(times, device=self._device, dtype=torch.float64)
+        sums = torch.stack(list(self._sums.values())).double() / self._steps
+        values: list[Any] = ranks.mean(torch.cat([sums, local])).tolist()
+        metrics = {f"train/{name}": value for name, value in zip(self._sums, values, strict=False)}
+        step_s, data_wait, *agreed = values[len(self._sums) :]
+        metrics |= {"time/step_s": step_s, "time/data_wait": data_wait}
+        return metrics, tuple(agreed)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory of this rank in 10⁹ bytes: of the GPU where it computes on one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,0 +1,137 @@
+"""What a spec means on given data: steps, shares, queue; and every reason why it cannot run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.errors import UserError
+from jobs.reco import ReCoConfig
+from jobs.shards import Dataset, Order, open_dataset
+from jobs.spec import RunSpec
+
+
+class PlanError(UserError):
+    """The spec and the data do not fit together."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data sets of a run; probes are None where the spec names none."""
+
+    train: Dataset
+    probe_train: Dataset | None
+    probe_valid: Dataset | None
+    probe_test: Dataset | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's numbers.
+
+    Attributes:
+        order: The order of samples.
+        steps_per_epoch: Global batches in an epoch.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of the learning rate's warm-up.
+        pictures_per_rank: Pictures of a step on one worker.
+    """
+
+    order: Order
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    pictures_per_rank: int
+
+
+def open_data(spec: RunSpec) -> Data:
+    """Open every data set a spec names, building the index of those that have none.
+
+    Raises:
+        PlanError: If a probe set has no labels, or fewer than two classes.
+        RecoError: If a source cannot be opened; each says why.
+    """
+    train = open_dataset(spec.data.train, index=spec.data.index)
+    if spec.data.probe is None:
+        return Data(train, None, None, None)
+    probe = spec.data.probe
+    sources = {"train": probe.train, "valid": probe.valid, "test": probe.test}
+    opened = {
+        name: _labelled(open_dataset(source, index=spec.data.index), f"data.probe.{name}")
+        for name, source in sources.items()
+        if source is not None
+    }
+    return Data(train, opened["train"], opened["valid"], opened.get("test"))
+
+
+def make_plan(spec: RunSpec, dataset: Dataset) -> Plan:
+    """Work out a run's numbers and refuse what cannot work.
+
+    Raises:
+        PlanError: If the data set is smaller than a batch, or the queue is longer than half the data set.
+    """
+    samples, batch, queue = len(dataset), spec.train.global_batch_size, spec.method.queue_size
+    if samples < batch:
+        raise PlanError(
+            f"data.train holds {samples} pictures, fewer than one global batch of {batch}.",
+            hint=f"Set train.global_batch_size to {_largest_multiple(samples, spec.lanes)} or less, or add pictures.",
+        )
+    if queue > samples // 2:
+        raise PlanError(
+            f"method.queue_size {queue} is longer than half of the {samples} pictures: "
+            "a sample's own old keys would be among its negatives.",
+            hint=f"Set method.queue_size to {samples // 2} or less.",
+        )
+    order = Order(
+        dataset.counts,
+        seed=spec.train.seed,
+        lanes=spec.lanes,
+        global_batch_size=batch,
+        shuffle_shards=spec.data.shuffle_shards,
+    )
+    return Plan(
+        order=order,
+        steps_per_epoch=order.steps_per_epoch,
+        total_steps=order.steps_per_epoch * spec.train.epochs,
+        warmup_steps=order.steps_per_epoch * spec.train.warmup_epochs,
+        pictures_per_rank=batch // spec.scale.workers,
+    )
+
+
+def method_config(spec: RunSpec) -> ReCoConfig:
+    """The method as `jobs.reco` takes it."""
+    method = spec.method
+    return ReCoConfig(
+        encoder=spec.encoder.name,
+        stem=spec.encoder.stem,
+        width=spec.encoder.width,
+        projection_dim=method.projection_dim,
+        queue_size=method.queue_size,
+        momentum=method.momentum,
+        temperature=method.temperature,
+        groups=method.groups,
+        global_weight=method.global_relation.weight,
+        student_temperature=method.global_relation.student_temperature,
+        teacher_temperature=method.global_relation.teacher_temperature,
+        local_weight=method.local_relation.weight,
+        mix=method.local_relation.mix,
+        alpha=method.local_relation.alpha,
+        seed=spec.train.seed,
+    )
+
+
+def _labelled(dataset: Dataset, where: str) -> Dataset:
+    if dataset.labels is None or (dataset.labels < 0).any():
+        count = len(dataset) if dataset.labels is None else int((dataset.labels < 0).sum())
+        raise PlanError(
+            f"{where}: {count} of {len(dataset)} samples have no label, and a probe needs one for each.",
+            hint="Give shards with a .cls member per picture, or leave data.probe out.",
+        )
+    if len(np.unique(dataset.labels)) < 2:
+        raise PlanError(f"{where} has pictures of one class only.", hint="A probe needs at least two classes.")
+    return dataset
+
+
+def _largest_multiple(samples: int, lanes: int) -> int:
+    return max(samples // lanes, 1) * lanes

@@ -1,0 +1,169 @@
+"""What an encoder is worth: weighted k-NN and a linear classifier on cached features, against honest baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jobs.reco import ReCo, ReCoConfig
+from jobs.reco.normalisation import GroupedBatchNorm2d
+from jobs.shards import Dataset, read_in_order
+from jobs.training.ranks import Ranks
+from jobs.views import MEAN, STD, centre_view
+
+BATCH = 256
+RAW_PIXELS_SIDE = 32
+CALIBRATION_PICTURES = 4096
+
+
+def crop_fraction(image_size: int) -> float:
+    """How much of the short side evaluation looks at: all of small pictures, 7/8 of larger ones (256 to 224)."""
+    return 1.0 if image_size <= 64 else 0.875
+
+
+def preprocessing(image_size: int) -> dict[str, Any]:
+    """How pictures are prepared for an encoder: the evaluation view in numbers, kept with every registered encoder."""
+    return {"image_size": image_size, "crop_fraction": crop_fraction(image_size), "mean": list(MEAN), "std": list(STD)}
+
+
+def default_k(train_labels: np.ndarray) -> int:
+    """K of the k-NN probe: 200 where classes are large (Wu et al., 2018), else a fifth of the mean class."""
+    classes = len(np.unique(train_labels))
+    return int(np.clip(len(train_labels) // classes // 5, 1, 200))
+
+
+@torch.no_grad()
+def embed(
+    encoder: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    rows: range,
+    *,
+    image_size: int,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Tensor:
+    """Features of a consecutive part of a data set, in its order, from centre views.
+
+    Args:
+        encoder: From (n, 3, s, s) normalised pictures to (n, c); in evaluation mode.
+        dataset: The pictures.
+        rows: Sample ids start to stop − 1.
+        image_size: Side of the views in pixels.
+        device: Where to compute.
+        precision: `bf16` computes under autocast.
+
+    Returns:
+        Shape (len(rows), c), float32.
+    """
+    parts = []
+    for batch in read_in_order(dataset, rows.start, rows.stop, BATCH):
+        views = centre_view(
+            torch.from_numpy(batch.pictures).to(device),
+            torch.from_numpy(batch.sizes).to(device),
+            image_size=image_size,
+            crop_fraction=crop_fraction(image_size),
+        )
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            parts.append(encoder(views).float())
+    return torch.cat(parts) if parts else torch.empty(0, 0)
+
+
+def embed_everywhere(
+    encoder: Callable[[Tensor], Tensor], dataset: Dataset, *, image_size: int, ranks: Ranks, precision: str = "fp32"
+) -> Tensor:
+    """`embed` for a whole data set, each rank its share, gathered on all."""
+    rows = ranks.share(len(dataset))
+    features = embed(encoder, dataset, rows, image_size=image_size, device=ranks.device, precision=precision)
+    return ranks.gather_rows(features, len(dataset))
+
+
+def k_nearest_accuracy(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int,
+    ranks: Ranks,
+    temperature: float = 0.1,
+) -> float:
+    """Top-1 accuracy in percent of a k-NN classifier: cosine, each neighbour weighs exp(similarity / temperature).
+
+    Wu et al., 2018, section 3.4. Each rank classifies its share of the test rows.
+
+    Args:
+        train: Shape (n, c).
+        train_labels: Shape (n,), int64.
+        test: Shape (m, c).
+        test_labels: Shape (m,), int64.
+        k: Neighbours that vote; at most n are used.
+        ranks: This process among those that share the work.
+        temperature: See above.
+    """
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    k = min(k, len(train))
+    train = F.normalize(train.float(), dim=1)
+    rows = ranks.share(len(test))
+    correct = torch.zeros((), device=train.device)
+    for start in range(rows.start, rows.stop, BATCH):
+        part = slice(start, min(start + BATCH, rows.stop))
+        similarity = F.normalize(test[part].float(), dim=1) @ train.T
+        nearest, index = similarity.topk(k, dim=1)
+        votes = torch.zeros(len(nearest), classes, device=train.device)
+        votes.scatter_add_(1, train_labels[index], (nearest / temperature).exp())
+        correct += (votes.argmax(dim=1) == test_labels[part]).sum()
+    return 100.0 * float(ranks.total(correct)) / len(test)
+
+
+def linear_accuracy(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, weight_decay: float = 1e-4
+) -> float:
+    """Top-1 accuracy in percent of a linear classifier on standardised features, fitted by L-BFGS to convergence.
+
+    Args and shapes as in `k_nearest_accuracy`; `weight_decay` is the coefficient of half the squared weights.
+    """
+    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
+    train, test = (train - mean) / std, (test - mean) / std
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    classifier = nn.Linear(train.shape[1], classes, device=train.device)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(classifier(train), train_labels)
+        loss = loss + 0.5 * weight_decay * classifier.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return 100.0 * float((classifier(test).argmax(dim=1) == test_labels).float().mean())
+
+
+@torch.no_grad()
+def untrained_encoder(config: ReCoConfig, dataset: Dataset, *, image_size: int, device: torch.device) -> nn.Module:
+    """The run's encoder as it was before the first step, its batch statistics calibrated on pictures of `dataset`.
+
+    Without the calibration the comparison would be with a straw man: fresh running statistics fit no picture.
+    """
+    encoder = ReCo(config).query_encoder.backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for layer in encoder.modules():
+        if isinstance(layer, GroupedBatchNorm2d):
+            layer.groups = 1
+            layer.momentum = None  # type: ignore[assignment]  # a cumulative average instead of an exponential one
+    encoder.train()
+    embed(encoder, dataset, range(min(len(dataset), CALIBRATION_PICTURES)), image_size=image_size, device=device)
+    module: nn.Module = encoder.eval()
+    return module
+
+
+def raw_pixels(views: Tensor) -> Tensor:
+    """The pixels themselves as features: shape (n, 3 · side²)."""
+    return views.flatten(1)

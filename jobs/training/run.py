@@ -1,0 +1,42 @@
+"""One rank's whole run: open the data, train, judge, write the result."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from jobs.run_folder import RunFolder
+from jobs.spec import RunSpec
+from jobs.training.heartbeat import Heartbeat
+from jobs.training.loop import Trainer
+from jobs.training.plan import open_data
+from jobs.training.ranks import Ranks
+from jobs.training.recorder import NoRecorder, Recorder
+
+
+def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | None = None) -> dict[str, float] | None:
+    """Train from the last checkpoint to the end and judge the encoder; every rank calls it.
+
+    Args:
+        spec: What to train.
+        folder: Where the run keeps what it makes; claimed by the caller.
+        ranks: This process among those that train together.
+        recorder: Where metrics go besides the run's folder.
+
+    Returns:
+        The final results, or None when the run saved and stopped because it was asked to.
+    """
+    data = open_data(spec)
+    heartbeat = Heartbeat(folder)
+    with heartbeat if ranks.is_first else nullcontext():
+        trainer = Trainer(
+            spec, data, folder=folder, ranks=ranks, heartbeat=heartbeat, recorder=recorder or NoRecorder()
+        )
+        if not trainer.train():
+            trainer.publish("stopped")
+            return None
+        trainer.publish("finishing")
+        results = trainer.evaluation.at_the_end(trainer.model)
+        if ranks.is_first:
+            folder.write_result(results)
+        trainer.publish("done")
+    return results

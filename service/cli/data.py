@@ -1,0 +1,100 @@
+"""`reco data`: pictures to shards, and the index of shards."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards, and index shards.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def pack(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder or S3 prefix of JPEG, PNG and WebP pictures, or the word `digits` for scikit-learn's.",
+        ),
+    ],
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="A folder or s3://bucket/prefix.")],
+    shard_size: Annotated[float, typer.Option("--shard-size", help="Most megabytes in a shard.")] = 100.0,
+    shard_samples: Annotated[int | None, typer.Option("--shard-samples", help="Most pictures in a shard.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME=FRACTION,…", help="Divide into folders, class by class.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the shuffle and the split.")] = 0,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be decoded, and say so.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards at the destination.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack pictures into shuffled WebDataset shards with an index; everything is written, or nothing.
+
+    Folders directly below SOURCE are taken for classes: their pictures get the folder's number as label, and
+    `classes.json` beside the shards names them. The bytes of the pictures are kept as they are.
+
+    Examples:
+    - `reco data pack photos/ shards/`
+
+    - `reco data pack photos/ s3://datasets/photos --split train=0.8,valid=0.1,test=0.1 --shard-size 64`
+
+    - `reco data pack digits digits-shards --shard-samples 200`
+    """
+    command = ["pack", source, destination, "--shard-size", str(shard_size), "--seed", str(seed)]
+    if shard_samples is not None:
+        command += ["--shard-samples", str(shard_samples)]
+    if split is not None:
+        command += ["--split", split]
+    _run(command, skip_unreadable=skip_unreadable, overwrite=overwrite, json=as_json)
+
+
+@app.command()
+def index(
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE…", help="A folder, prefix, shard or brace pattern; one or several.")
+    ],
+    place: Annotated[
+        str | None, typer.Option("--index", metavar="URL", help="Where to keep it, if not beside the shards.")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it even where there is one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the index of shards against the shards that are there, or build it where there is none.
+
+    Training does the same on first use; run this where the machine that trains may not write beside the shards.
+
+    Examples:
+    - `reco data index s3://datasets/photos/train`
+
+    - `reco data index 'shards/photos-{000000..000017}.tar' --index s3://mine/index --rebuild`
+    """
+    command = ["index", *source]
+    if place is not None:
+        command += ["--index", place]
+    _run(command, rebuild=rebuild, json=as_json)
+
+
+def _run(command: list[str], **flags: bool) -> None:
+    """Run the work in a process of its own, since decoding is no business of this one, and end with its exit code."""
+    command += [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
+    child = subprocess.Popen([sys.executable, "-m", "jobs.data", *command])
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)  # it clears up, and does not mind hearing the terminal's Ctrl-C twice
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    raise typer.Exit(code)

@@ -1,0 +1,137 @@
+"""`reco models`: what encoders are registered, and what one of them is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli import output
+from service.cli.home import home
+
+if TYPE_CHECKING:
+    from jobs.tracking.models import EncoderVersion
+
+app = typer.Typer(no_args_is_help=True, help="List registered encoders, or look at one.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List every version of every registered encoder, newest first.
+
+    Examples:
+    - `reco models list`
+    """
+    from jobs.tracking.models import list_models
+
+    versions = list_models(_uri())
+    if as_json:
+        output.emit([_as_dict(each) for each in versions])
+        return
+    if not versions:
+        output.say("No encoder is registered yet: `reco pretrain SPEC` registers one where its spec names a model.")
+        return
+    from rich.text import Text
+
+    table = output.table("Model", "Version", "Aliases", "k-NN", "Created", "Run")
+    for each in versions:
+        cells = (each.name, str(each.version), ", ".join(each.aliases), _percent(each.knn), _local(each), each.run_id)
+        table.add_row(*map(Text, cells))
+    output.show(table)
+
+
+@app.command()
+def show(
+    reference: Annotated[
+        str, typer.Argument(metavar="MODEL", help="`name`, `name@alias` or `name/version`.", show_default=False)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show one encoder: results, origin, preprocessing, files and where to see it in MLflow.
+
+    A name alone means its champion where there is one, else its newest version.
+
+    Examples:
+    - `reco models show digits-encoder`
+
+    - `reco models show digits-encoder@candidate --json`
+    """
+    from jobs.tracking.models import show_model
+
+    details = show_model(reference, _uri())
+    version = details.version
+    if as_json:
+        content = {
+            "encoder": details.config,
+            "preprocessing": details.preprocessing,
+            "files": details.files,
+            "card": details.card,
+        }
+        output.emit(_as_dict(version) | content)
+        return
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    output.say(f"{version.reference}{aliases}", style="bold")
+    origin = {
+        "created": _local(version),
+        "run": version.run_id,
+        "data index": version.dataset_hash,
+        "spec": version.spec_hash,
+        "MLflow": version.url,
+    }
+    _section("Results", {name: f"{value:.4g}" for name, value in version.metrics.items()} or {"": "none"})
+    _section("Encoder", details.config)
+    _section("Preprocessing", details.preprocessing)
+    _section("Origin", origin)
+    _section("Files", {path: _size(size) for path, size in details.files.items()})
+    output.say("")
+    output.say(f"Next: reco embed {version.reference} PICTURES -o embeddings.parquet")
+
+
+def _uri() -> str:
+    from jobs.tracking.server import tracking_uri
+
+    return tracking_uri(home(), progress=output.note)
+
+
+def _section(heading: str, rows: dict[str, object] | dict[str, str]) -> None:
+    output.say("")
+    output.say(heading, style="bold")
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        output.say(f"  {name:<{width}}  {text}")
+
+
+def _as_dict(version: EncoderVersion) -> dict[str, object]:
+    return {
+        "name": version.name,
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "knn": version.knn,
+        "created": version.created.isoformat(),
+        "run_id": version.run_id,
+        "mlflow_run_id": version.mlflow_run_id,
+        "metrics": version.metrics,
+        "dataset_hash": version.dataset_hash,
+        "spec_hash": version.spec_hash,
+        "url": version.url,
+    }
+
+
+def _local(version: EncoderVersion) -> str:
+    return version.created.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _percent(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{100 * accuracy:.1f} %"
+
+
+def _size(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

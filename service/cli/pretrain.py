@@ -1,0 +1,162 @@
+"""`reco pretrain`: start a run in the foreground, show how it goes, and say what it gave."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.errors import RecoError
+from service.cli import output
+from service.cli.home import home
+
+if TYPE_CHECKING:
+    from jobs.run_folder import RunFolder
+
+POLL_SECONDS = 0.5
+
+
+def pretrain(
+    spec: Annotated[Path, typer.Argument(help="The run's spec, a YAML file.", metavar="SPEC")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change an option of the spec; may be repeated.", metavar="PATH=VALUE"),
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="Name a new run, or continue the one of that id.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            envvar="RECO_STORAGE",
+            help="Folder or S3 prefix that holds the runs; `RECO_HOME/runs` if unset.",
+        ),
+    ] = None,
+) -> None:
+    """Pretrain an encoder, in the foreground, on this machine or on the cluster at `RAY_ADDRESS`.
+
+    Ctrl-C saves a checkpoint and stops; the same `--run-id` continues from there, as it does after any failure.
+
+    Examples:
+        reco pretrain examples/cifar10-cpu.yaml
+
+        reco pretrain run.yaml --set optimizer.lr=0.03 --set scale.workers=4
+
+        reco pretrain run.yaml --run-id cifar10-20261123-2210
+    """
+    from jobs.run_folder import RunFolder
+    from jobs.spec import load_spec
+
+    loaded = load_spec(spec, overrides or [])  # mistakes are told at once, before anything is started
+    run_id = run_id or f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    where = storage or str(home() / "runs")
+    log = home() / "logs" / f"{run_id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(where, run_id)
+    output.note(f"run {run_id}   folder {folder.url}   log {log}")
+    command = [sys.executable, "-m", "jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where]
+    command += ["--home", str(home())]
+    for change in overrides or []:
+        command += ["--set", change]
+    with log.open("ab") as file, _started(command, file.fileno()) as job:
+        started = time.time()
+        _follow(folder, job, since=started)
+    outcome = folder.outcome()
+    if outcome is None:
+        raise RecoError(
+            f"run {run_id} ended without a word (exit code {job.returncode}): {_last_words(log)}",
+            hint=f"See {log}; `--run-id {run_id}` continues from the last checkpoint.",
+        )
+    if outcome["status"] == "failed":
+        failure = RecoError(outcome["error"], hint=outcome["hint"] or f"The log is {log}.")
+        failure.exit_code = outcome["exit_code"]
+        raise failure
+    if outcome["status"] == "stopped":
+        output.note(f"stopped and saved; continue with: reco pretrain {spec} --run-id {run_id}", style="yellow")
+        raise typer.Exit(outcome["exit_code"])
+    _show_results(outcome["results"])
+    if outcome["model"]:
+        output.say(
+            f"✓ registered {outcome['model']} as candidate; look at it with: reco models show {outcome['model']}"
+        )
+    output.say(f"✓ tracked at {outcome['tracking_url']}")
+
+
+@contextmanager
+def _started(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the job in a session of its own, so that Ctrl-C reaches it through us, once and in order."""
+    job = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_end_with_parent
+    )
+    try:
+        yield job
+        job.wait()
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+
+
+def _end_with_parent() -> None:
+    # PR_SET_PDEATHSIG: if this command is killed, its job is asked to save and stop instead of going on unseen.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _follow(folder: RunFolder, job: subprocess.Popen[bytes], *, since: float) -> None:
+    """Show progress until the job ends; the first Ctrl-C asks it to save and stop, the second ends it."""
+    from service.cli.live import LiveRun
+
+    interrupted = False
+    with LiveRun(folder, since=since) as live:
+        while job.poll() is None:
+            try:
+                live.refresh()
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                live.say("saving a checkpoint and stopping; Ctrl-C again ends the run at once")
+                job.send_signal(signal.SIGINT)
+        live.refresh()
+
+
+def _show_results(results: dict[str, float]) -> None:
+    names = {"knn": "k-NN", "linear": "linear probe", "rank_me": "RankMe"}
+    baselines = {"knn_untrained": "untrained encoder, calibrated", "knn_raw_pixels": "raw pixels"}
+    k = int(results.get("k", 0))
+    table = output.table("", "value", title="What the encoder is worth")
+    for key, value in results.items():
+        where, _, name = key.partition("/")
+        if name in names:
+            unit = "" if name == "rank_me" else " %"
+            shown = f"{names[name]} (k = {k})" if name == "knn" else names[name]
+            table.add_row(f"{shown} on {where}", f"{value:.1f}{unit}", style="bold" if name == "knn" else None)
+        elif name in baselines:
+            table.add_row(f"  k-NN of {baselines[name]}", f"{value:.1f} %")
+    output.show(table)
+    for where in ("test", "valid"):
+        knn = results.get(f"{where}/knn")
+        if knn is None:
+            continue
+        if knn <= results[f"{where}/knn_untrained"]:
+            output.say("! the encoder is no better than an untrained one: train longer, or look at the run's health")
+        if knn <= results[f"{where}/knn_raw_pixels"]:
+            output.say("! raw pixels are as good here: these pictures are easy to tell apart by their pixels alone")
+        break
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "its log is empty"

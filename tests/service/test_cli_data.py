@@ -1,0 +1,121 @@
+"""`reco data` as a user runs it: results, one clear line for a mistake, exit codes, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.shards.made import make_shards, picture
+from tests.s3 import S3Server
+
+
+def reco(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli.main", "data", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **(environment or {})},
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for number in range(10):
+        place = folder / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(picture(number))
+    return folder
+
+
+def test_packing_and_indexing_say_what_was_made(photos: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    done = reco("pack", str(photos), out, "--split", "train=0.8,test=0.2", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert {name: part["samples"] for name, part in made["parts"].items()} == {"train": 8, "test": 2}
+    assert made["classes"] == ["cat", "dog"]
+    done = reco("index", f"{out}/train")
+    assert done.returncode == 0, done.stderr
+    assert "8 samples in 1 shards" in done.stdout
+    assert made["parts"]["train"]["hash"][:16] in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_picture_is_one_line_and_exit_code_2(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "bad.jpg").write_bytes(b"nothing")
+    out = tmp_path / "out"
+    done = reco("pack", str(photos), str(out))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith("error: 1 of 11 pictures cannot be read (cat/bad.jpg:")
+    assert "--skip-unreadable" in done.stderr.splitlines()[1]
+    assert len(done.stderr.splitlines()) == 2
+    assert not out.exists()
+    done = reco("pack", str(photos), str(out), "--skip-unreadable")
+    assert done.returncode == 0
+    assert "1 unreadable pictures were left out: cat/bad.jpg" in done.stdout
+
+
+def test_mistakes_with_s3_are_one_line_each(rclone_s3: S3Server, tmp_path: Path) -> None:
+    environment = rclone_s3.environment
+    bucket = rclone_s3.new_bucket()
+    keyless = {**environment, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    for source, variables, said in (
+        (f"s3://{bucket}/nothing", environment, "no shards"),
+        ("s3://no-such-bucket/x", environment, "no bucket no-such-bucket"),
+        (f"s3://{bucket}/x", keyless, "No usable credentials"),
+    ):
+        done = reco("index", source, environment=variables)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_changed_shard_says_to_rebuild_and_rebuilding_helps(tmp_path: Path) -> None:
+    shard = make_shards(tmp_path, [3])[0]
+    assert reco("index", str(tmp_path)).returncode == 0
+    os.utime(shard, ns=(1, 1))
+    done = reco("index", str(tmp_path))
+    assert done.returncode == 2
+    assert "was changed since it was indexed" in done.stderr
+    assert "reco data index --rebuild" in done.stderr
+    assert reco("index", str(tmp_path), "--rebuild").returncode == 0
+    assert reco("index", str(tmp_path)).returncode == 0
+
+
+def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    data = picture(0, height=600, width=600, kind="PNG")
+    for number in range(400):
+        (folder / f"{number}.png").write_bytes(data)
+    command = [sys.executable, "-m", "service.cli.main", "data", "pack", str(folder), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    # The folder to work in appears once every picture was checked.
+    while not list(tmp_path.glob(".out.packing-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_help_has_examples() -> None:
+    for command in ("pack", "index"):
+        done = reco(command, "--help")
+        assert done.returncode == 0
+        assert f"reco data {command} " in done.stdout
