@@ -6,7 +6,7 @@ from __future__ import annotations
 class RecoError(Exception):
     """Something failed that this project can explain in one line.
 
-    The command line prints the message and the hint and leaves with `exit_code`; a traceback is shown with `--debug` only.
+    The command line prints the message and the hint and leaves with `exit_code`; `--debug` shows the traceback.
 
     Args:
         message: What happened, naming the file, key or address it happened to.

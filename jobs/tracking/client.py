@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from jobs.tracking.errors import TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+T = TypeVar("T")
 
 # MLflow's own defaults (7 retries, doubling, 120 s each) hold a caller for minutes when the server is gone.
 # What the user has set wins.
@@ -53,6 +56,18 @@ def explained(action: str, uri: str) -> Iterator[None]:
             f"could not {action}: MLflow at {shown(uri)} says: {reason(cause)}.",
             hint="See whether the server is up with `reco tracking status`, or look into its log.",
         ) from cause
+
+
+def persistently(action: str, uri: str, call: Callable[[], T]) -> T:
+    """Make a call that is safe to repeat, up to four times within about half a minute; see `explained`."""
+    for wait in (1.0, 4.0, 10.0):
+        try:
+            with explained(action, uri):
+                return call()
+        except TrackingError:
+            time.sleep(wait)
+    with explained(action, uri):
+        return call()
 
 
 def shown(uri: str) -> str:

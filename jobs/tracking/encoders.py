@@ -21,21 +21,14 @@ from jobs.tracking.card import write_card
 from jobs.tracking.client import client, explained, shown
 from jobs.tracking.errors import DamagedEncoderError, TrackingError
 from jobs.tracking.export import EXAMPLE_BATCH, export_encoder
+from jobs.tracking.files import CARD, CONFIG, PREPROCESSING, SPEC, WEIGHTS, check_files, read_json, sha256
 from jobs.tracking.models import (
-    CARD,
-    CONFIG,
     DATASET_TAG,
     KIND_TAG,
     METRICS_TAG,
-    PREPROCESSING,
     RUN_ID_TAG,
-    SPEC,
     SPEC_TAG,
-    WEIGHTS,
     EncoderVersion,
-    check_files,
-    read_json,
-    sha256,
     version_of_run,
 )
 from jobs.tracking.runs import TrackedRun

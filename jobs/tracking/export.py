@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jobs.tracking.errors import TrackingError
-from jobs.tracking.models import FILES
+from jobs.tracking.files import FILES
 
 if TYPE_CHECKING:
     from mlflow.models import Model

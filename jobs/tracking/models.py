@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import re
 import shutil
@@ -16,16 +15,11 @@ from typing import TYPE_CHECKING
 
 from jobs.tracking.client import client, explained, shown
 from jobs.tracking.errors import DamagedEncoderError, UnknownModelError
+from jobs.tracking.files import CARD, CONFIG, FILES, PREPROCESSING, check_files, read_json
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-WEIGHTS = "encoder.safetensors"
-CONFIG = "encoder.json"
-PREPROCESSING = "preprocessing.json"
-SPEC = "spec.yaml"
-CARD = "card.md"
-FILES = (WEIGHTS, CONFIG, PREPROCESSING, SPEC, CARD)
 FILES_FOLDER = "extra_files"
 """Where MLflow keeps the files that come with a model."""
 
@@ -206,45 +200,6 @@ def fetch_encoder(reference: str, uri: str, destination: Path) -> Path:
             shutil.rmtree(destination)
         folder.replace(destination)
     return destination
-
-
-def check_files(folder: Path) -> dict[str, object]:
-    """Check an encoder's folder against its own manifest; return the config.
-
-    Raises:
-        DamagedEncoderError: A file is missing, or the weights are not those the config was written for.
-    """
-    for name in (CONFIG, PREPROCESSING, WEIGHTS):
-        if not (folder / name).is_file():
-            raise DamagedEncoderError(f"{folder / name} is missing.", hint="Fetch the encoder again.")
-    config = read_json(folder / CONFIG)
-    if sha256(folder / WEIGHTS) != config.get("sha256"):
-        raise DamagedEncoderError(
-            f"{folder / WEIGHTS} is not the file that was registered: its SHA-256 differs.",
-            hint="It was cut off or changed; fetch the encoder again.",
-        )
-    return config
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return a JSON object from a file.
-
-    Raises:
-        DamagedEncoderError: It cannot be read, or is something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise DamagedEncoderError(f"{path} cannot be read: {cause}.", hint="Fetch the encoder again.") from cause
-    if not isinstance(content, dict):
-        raise DamagedEncoderError(f"{path} holds no JSON object.", hint="Fetch the encoder again.")
-    return content
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def version_of_run(name: str, mlflow_run_id: str, uri: str) -> EncoderVersion | None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from jobs.errors import UserError
-from jobs.tracking.client import client, explained, shown
-from jobs.tracking.errors import TrackingError
+from jobs.tracking.client import client, explained, persistently, shown
 from jobs.tracking.sender import LOSS, LOSS_BY_PICTURES, PICTURES_SEEN, MetricSender
 from jobs.tracking.spool import Record
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["MetricSender", "Status", "TrackedRun", "open_run"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-T = TypeVar("T")
 
 RUN_ID_TAG = "reco.run_id"
 NON_FINITE_TAG = "reco.non_finite"
@@ -123,7 +121,7 @@ class TrackedRun:
                 client(self.uri).log_batch(self.mlflow_run_id, metrics=points, tags=tags)
             self.non_finite = non_finite
 
-        _persistently("log results", self.uri, attempt)
+        persistently("log results", self.uri, attempt)
 
     def history(self, names: Sequence[str]) -> list[dict[str, float]]:
         """Return what MLflow holds of the named metrics, merged by step, as `figures.training_curves` takes it.
@@ -153,7 +151,7 @@ class TrackedRun:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts."""
-        _persistently(
+        persistently(
             f"upload {path.name}",
             self.uri,
             lambda: client(self.uri).log_artifact(self.mlflow_run_id, str(path), folder),
@@ -165,7 +163,7 @@ class TrackedRun:
 
     def finish(self, status: Status) -> None:
         """Set how the run ended; it can be opened again."""
-        _persistently(
+        persistently(
             "end the run", self.uri, lambda: client(self.uri).set_terminated(self.mlflow_run_id, status=status)
         )
 
@@ -295,15 +293,3 @@ def _points(record: Record) -> list[Metric]:
     if LOSS in record.metrics:
         points.append(Metric(LOSS_BY_PICTURES, record.metrics[LOSS], record.time_ms, record.pictures))
     return points
-
-
-def _persistently(action: str, uri: str, call: Callable[[], T]) -> T:
-    """Make a call that is safe to repeat, up to four times."""
-    for wait in (1.0, 4.0, 10.0):
-        try:
-            with explained(action, uri):
-                return call()
-        except TrackingError:
-            time.sleep(wait)
-    with explained(action, uri):
-        return call()

@@ -65,7 +65,7 @@ class Ranks:
         statistics = [buffer for name, buffer in module.named_buffers() if "running_" in name]
         if self.world_size > 1 and statistics:
             flat = self.mean(torch.cat([buffer.flatten() for buffer in statistics]))
-            for buffer, part in zip(statistics, flat.split([b.numel() for b in statistics]), strict=True):
+            for buffer, part in zip(statistics, torch.split(flat, [b.numel() for b in statistics]), strict=True):
                 buffer.copy_(part.view_as(buffer))
 
 

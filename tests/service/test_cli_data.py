@@ -97,7 +97,7 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     data = picture(0, height=600, width=600, kind="PNG")
-    for number in range(400):
+    for number in range(40):
         (folder / f"{number}.png").write_bytes(data)
     command = [sys.executable, "-m", "service.cli.main", "data", "pack", str(folder), str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from torch import nn
+from typer.testing import CliRunner, Result
 
 from jobs.tracking.encoders import register_encoder
 from jobs.tracking.runs import open_run
-
-Reco = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reco-home")
+from service.cli.main import app
 
 
-@pytest.fixture(scope="module")
-def reco(home: Path) -> Reco:
-    def run(*arguments: str, uri: str | None = None) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "RECO_HOME": str(home)}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        if uri:
-            environment["MLFLOW_TRACKING_URI"] = uri
-        command = [sys.executable, "-m", "service.cli.main", *arguments]
-        return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+class Reco(Protocol):
+    def __call__(self, *arguments: str, uri: str | None = None) -> Result: ...
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "reco-home"
+
+
+@pytest.fixture
+def reco(home: Path, monkeypatch: pytest.MonkeyPatch) -> Reco:
+    def run(*arguments: str, uri: str | None = None) -> Result:
+        monkeypatch.setenv("RECO_HOME", str(home))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri or "")
+        return CliRunner().invoke(app, arguments)
 
     return run
 
@@ -62,7 +60,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_list_shows_versions_newest_first(reco: Reco, uri: str) -> None:
     done = reco("models", "list", uri=uri)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if "digits-encoder" in line]
     assert [row[:2] for row in rows] == [["digits-encoder", "2"], ["digits-encoder", "1"]]
     assert "candidate" in rows[0]
@@ -74,7 +72,7 @@ def test_list_shows_versions_newest_first(reco: Reco, uri: str) -> None:
 
 def test_show_says_what_an_encoder_is_and_where_it_came_from(reco: Reco, uri: str) -> None:
     done = reco("models", "show", "digits-encoder", uri=uri)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     for words in ("digits-encoder/2 (candidate)", "knn  0.75", "image_size", "run-1", "d1ce", "encoder.safetensors"):
         assert words in done.stdout
     content = json.loads(reco("models", "show", "digits-encoder/1", "--json", uri=uri).stdout)
@@ -86,7 +84,7 @@ def test_show_says_what_an_encoder_is_and_where_it_came_from(reco: Reco, uri: st
 
 def test_an_unknown_model_is_one_line_and_what_to_do(reco: Reco, uri: str) -> None:
     done = reco("models", "show", "digit-encoder", uri=uri)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stdout == ""
     assert "no encoder 'digit-encoder' is registered" in done.stderr
     assert "Did you mean 'digits-encoder'?" in done.stderr
@@ -97,7 +95,7 @@ def test_an_unreachable_server_is_one_line_and_what_to_do(reco: Reco) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         done = reco("models", "list", "--json", uri=f"http://127.0.0.1:{taken.getsockname()[1]}")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stdout == ""
     assert "MLflow is not reachable" in done.stderr
     assert "MLFLOW_TRACKING_URI" in done.stderr
@@ -109,4 +107,4 @@ def test_status_of_a_server_that_does_not_run(reco: Reco, home: Path) -> None:
     assert content["running"] is False
     assert content["folder"] == str(home / "mlflow")
     assert json.loads(reco("tracking", "stop", "--json").stdout) == {"stopped": False}
-    assert list(home.iterdir()) == []
+    assert not home.exists()

@@ -17,9 +17,9 @@ from mlflow import MlflowClient
 from torch import nn
 
 from jobs.errors import UserError
-from jobs.tracking import encoders
 from jobs.tracking.encoders import RegisteredEncoder, load_encoder_files, register_encoder
 from jobs.tracking.errors import DamagedEncoderError, TrackingError, UnknownModelError
+from jobs.tracking.files import sha256
 from jobs.tracking.models import fetch_encoder, find_model, list_models, show_model
 from jobs.tracking.runs import TrackedRun
 
@@ -215,7 +215,7 @@ def test_truncated_or_changed_weights_are_refused_and_fetched_anew(uri: str, fet
 def test_weights_that_are_no_safetensors_are_refused_even_with_a_fitting_hash(fetched: Path) -> None:
     (fetched / "encoder.safetensors").write_bytes(b"\x80\x04K\x01.")  # a pickle
     config = json.loads((fetched / "encoder.json").read_text())
-    config["sha256"] = encoders.sha256(fetched / "encoder.safetensors")
+    config["sha256"] = sha256(fetched / "encoder.safetensors")
     (fetched / "encoder.json").write_text(json.dumps(config))
     with pytest.raises(DamagedEncoderError, match="cannot be read"):
         load_encoder_files(fetched)
