@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.shards.block import LoadedBlock, StoppedError, load_block
+from jobs.shards.block import LoadedBlock, StoppedError
+from jobs.shards.channel import Channel
 from jobs.shards.dataset import Dataset
 from jobs.shards.decode import FORMATS, PictureError, Pixels, decode_into
-from jobs.shards.order import LanePlan, NaturalOrder
+from jobs.shards.lane import Lane, SampleOrder
+from jobs.shards.order import NaturalOrder
 
 _AHEAD = 2  # batches that may stand decoded before the consumer asks
 _FETCHERS = 8
@@ -43,21 +43,6 @@ class Batch:
     sizes: NDArray[np.int32]
     sample_ids: NDArray[np.int64]
     labels: NDArray[np.int64] | None
-
-
-class SampleOrder(Protocol):
-    """What the loader needs of an order."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in an epoch."""
-
-    @property
-    def lane_batch_size(self) -> int:
-        """Samples that a batch takes from each lane."""
-
-    def plan(self, epoch: int, lane: int) -> LanePlan:
-        """One lane's blocks in an epoch."""
 
 
 class Loader:
@@ -90,10 +75,10 @@ class Loader:
         self._threads = threads
         self._labelled = dataset.num_classes > 0
         self._stopping = threading.Event()
-        self._ready = _Channel(_AHEAD)
+        self._ready = Channel[_Pending](_AHEAD)
         self._fetchers = ThreadPoolExecutor(min(_FETCHERS, len(lanes)), thread_name_prefix="shards-fetch")
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="shards-decode")
-        self._lanes = [_Lane(dataset, order, lane, self._steps, self._fetchers, self._stopping) for lane in lanes]
+        self._lanes = [Lane(dataset, order, lane, self._steps, self._fetchers, self._stopping) for lane in lanes]
         self._planner = threading.Thread(target=self._plan, name="shards-plan", daemon=True)
         self._planner.start()
 
@@ -231,68 +216,6 @@ def read_in_order(dataset: Dataset, start: int, stop: int, batch_size: int) -> I
         yield from loader
 
 
-class _Lane:
-    """Walks through one lane's blocks, always with the next one being fetched."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        order: SampleOrder,
-        lane: int,
-        steps: range,
-        fetchers: ThreadPoolExecutor,
-        stopping: threading.Event,
-    ) -> None:
-        self._dataset = dataset
-        self._order = order
-        self._lane = lane
-        self._steps = steps
-        self._fetchers = fetchers
-        self._stopping = stopping
-        self._ahead: deque[tuple[int, Future[LoadedBlock]]] = deque()
-        self._blocks = self._fetches()
-        self._block: LoadedBlock | None = None
-        self._place = 0
-        self._fetch_next()
-
-    def take(self) -> list[tuple[LoadedBlock, int, int]]:
-        """The next step's samples as (block, first, after the last)."""
-        taken = []
-        wanted = self._order.lane_batch_size
-        while wanted:
-            if self._block is None or self._place == len(self._block):
-                if not self._ahead:
-                    break  # only the last batch of a natural order is short
-                self._place, pending = self._ahead.popleft()
-                self._fetch_next()
-                self._block = pending.result()
-            count = min(wanted, len(self._block) - self._place)
-            taken.append((self._block, self._place, self._place + count))
-            self._place += count
-            wanted -= count
-        return taken
-
-    def _fetch_next(self) -> None:
-        following = next(self._blocks, None)
-        if following is not None:
-            self._ahead.append(following)
-
-    def _fetches(self) -> Iterator[tuple[int, Future[LoadedBlock]]]:
-        """Start fetching the lane's blocks one by one; yields where in the block to begin, and the block to come."""
-        per_epoch, size = self._order.steps_per_epoch, self._order.lane_batch_size
-        step = self._steps.start
-        while step < self._steps.stop:
-            epoch, position = divmod(step, per_epoch)
-            plan = self._order.plan(epoch, self._lane)
-            stop = min(self._steps.stop - epoch * per_epoch, per_epoch) * size
-            first, place = plan.find(position * size)
-            last, _ = plan.find(min(stop, plan.length) - 1)
-            for number in range(first, last + 1):
-                yield place, self._fetchers.submit(load_block, self._dataset, plan.block(number), self._stopping.is_set)
-                place = 0
-            step = (epoch + 1) * per_epoch
-
-
 class _Pending:
     """A batch whose slots are being filled."""
 
@@ -312,42 +235,3 @@ class _Pending:
             assert self._error is not None
             raise self._error
         return self._batch
-
-
-class _Channel:
-    """A queue of pending batches with an end, which can be closed from the consumer's side while others wait."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._items: deque[_Pending] = deque()
-        self._changed = threading.Condition()
-        self._finished = False
-        self._closed = False
-
-    def wait_for_room(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._items) < self._room)
-            return not self._closed
-
-    def put(self, item: _Pending) -> None:
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def finish(self) -> None:
-        with self._changed:
-            self._finished = True
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._items.clear()
-            self._changed.notify_all()
-
-    def get(self) -> _Pending | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._finished or self._items)
-            item = self._items.popleft() if self._items and not self._closed else None
-            self._changed.notify_all()
-            return item
