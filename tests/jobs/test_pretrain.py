@@ -17,7 +17,6 @@ import pytest
 from jobs.run_folder import RunFolder
 from tests.pictures import tiny_spec, write_shards
 
-
 PATIENCE_S = 300.0  # a Ray cluster starts in ten seconds on two free cores, in a minute or more beside other work
 pytestmark = pytest.mark.timeout(1000)
 
