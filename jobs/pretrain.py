@@ -156,8 +156,9 @@ def _worker(config: dict[str, Any]) -> None:
     with contextlib.ExitStack() as stack:
         sender = None
         if ranks.is_first:
-            spool = Path(tempfile.gettempdir()) / "reco" / f"{run_id}.jsonl"
             tracked: TrackedRun = config["tracked"]
+            # Named by MLflow's id: a run of the same name on another server must not find this one's unsent records.
+            spool = Path(tempfile.gettempdir()) / "reco" / f"{tracked.mlflow_run_id}.jsonl"
             tracked.refresh_high_water()  # an earlier attempt of these workers may have logged
             sender = MetricSender(tracked, spool=spool)
             stack.callback(sender.close, timeout=60.0)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,23 @@ def test_a_killed_worker_and_a_killed_driver_leave_one_run_without_a_gap(
     steps = list(range(2, 361, 2))
     assert history(home, "cut", "train/loss") == steps
     assert [record["step"] for record in folder.records()] == steps
+
+
+def test_a_run_of_the_same_id_on_another_server_leaves_no_trace_in_this_one(
+    shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(tiny_spec(shards, train__epochs=1))
+    spool = Path(tempfile.gettempdir()) / "reco" / "twin.jsonl"
+    spool.parent.mkdir(exist_ok=True)
+    record = {"run": "twin", "step": 5, "pictures": 160, "time_ms": 1, "metrics": {"train/loss": 1.0}, "non_finite": []}
+    spool.write_text(json.dumps(record) + "\n")
+    try:
+        ran = reco("pretrain", str(spec), "--run-id", "twin", "--storage", str(tmp_path), environment=environment)
+    finally:
+        spool.unlink()
+    assert ran.returncode == 0, ran.stderr
+    assert history(home, "twin", "train/loss") == [2, 4, 6]
 
 
 def test_ctrl_c_saves_and_the_same_run_id_goes_on(
