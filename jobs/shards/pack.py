@@ -225,11 +225,13 @@ def _temporary_folder(target: Storage) -> Iterator[Path]:
     while not beside.exists():
         beside = beside.parent
     folder = beside / f".{Path(target.url).name}.packing-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise UserError(f"{beside} cannot be written ({error.strerror}).", hint="Name another destination.") from error
-    try:
+    try:  # around the creation too: Ctrl-C may come right after it
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise UserError(
+                f"{beside} cannot be written ({error.strerror}).", hint="Name another destination."
+            ) from error
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
