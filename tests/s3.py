@@ -1,4 +1,4 @@
-"""S3 servers for tests: rclone's, over a folder, and moto's, in this process."""
+"""S3 servers for tests and benchmarks: rclone's, over a folder, and moto's, in this process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
-import pytest
 from botocore.config import Config
+
+if TYPE_CHECKING:
+    import pytest
 
 _NUMBERS = itertools.count()
 _START_S = 20.0
@@ -89,7 +91,7 @@ def serve_rclone(folder: Path) -> Iterator[S3Server]:
     program = Path(sys.executable).with_name("rclone")
     found = str(program) if program.exists() else shutil.which("rclone")
     if found is None:
-        pytest.fail("rclone is not installed: pip install -r requirements-dev.txt")
+        raise RuntimeError("rclone is not installed: pip install -r requirements-dev.txt")
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [found, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "reco-key,reco-secret", str(folder)]
@@ -129,8 +131,8 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            pytest.fail(f"rclone ended at once: {log.read_text()}")
+            raise RuntimeError(f"rclone ended at once: {log.read_text()}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.02)
-    pytest.fail(f"rclone does not answer on port {port}: {log.read_text()}")
+    raise RuntimeError(f"rclone does not answer on port {port}: {log.read_text()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -56,6 +57,34 @@ def training_curves(records: Sequence[Mapping[str, float]], path: Path, *, title
         labels = [name.replace("knn", "k-NN").replace("/", " ") for name in accuracies]
         _curves(panels[1], records, accuracies, axis, labels, marker="o")
         panels[1].set_ylabel("k-NN accuracy (%)")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=INK)
+    return _save(figure, path)
+
+
+def overlaid_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, str], path: Path, *, title: str
+) -> Path:
+    """Draw several runs into one panel per metric, against pictures seen.
+
+    Args:
+        runs: Records of each run, as for `training_curves`, under the name it has in the legend.
+        metrics: What to draw: the metric's name and the label of its axis. A run without it is left out of that panel.
+        path: PNG to write.
+        title: Heading of the figure.
+
+    Raises:
+        ValueError: There is nothing to draw.
+    """
+    if not runs or not metrics:
+        raise ValueError("curves need at least one run and one metric")
+    figure = _figure(5.2 * len(metrics), 4.4)
+    for panel, (metric, label) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True):
+        marker = "o" if metric.split("/")[-1].startswith("knn") else ""
+        for colour, (name, records) in zip(cycle(SERIES), runs.items(), strict=False):
+            if any(metric in record for record in records):
+                _curve(panel, records, metric, "pictures", name, colour, marker=marker)
+        _finish(panel, "pictures")
+        panel.set_ylabel(label)
     figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=INK)
     return _save(figure, path)
 
@@ -208,17 +237,33 @@ def _curves(
     *,
     marker: str = "",
 ) -> None:
+    for colour, name, label in zip(cycle(SERIES), names, labels, strict=False):
+        _curve(axes, records, name, axis, label, colour, marker=marker)
+    _finish(axes, axis)
+
+
+def _curve(
+    axes: Axes,
+    records: Sequence[Mapping[str, float]],
+    name: str,
+    axis: str,
+    label: str,
+    colour: str,
+    *,
+    marker: str,
+) -> None:
+    """Draw one metric of one run; its last value stands in the legend."""
+    x = np.array([record[axis] for record in records if name in record], dtype=np.float64)
+    y = np.array([record[name] for record in records if name in record], dtype=np.float64)
+    if len(x) > 200 and not marker:
+        axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+        y = _smoothed(y, len(x) // 60)
+    axes.plot(x, y, color=colour, linewidth=2.0, marker=marker, markersize=5, label=f"{label}  {y[-1]:.3g}")
+
+
+def _finish(axes: Axes, axis: str) -> None:
     from matplotlib.ticker import EngFormatter
 
-    for index, (name, label) in enumerate(zip(names, labels, strict=True)):
-        x = np.array([record[axis] for record in records if name in record], dtype=np.float64)
-        y = np.array([record[name] for record in records if name in record], dtype=np.float64)
-        colour = SERIES[index % len(SERIES)]
-        if len(x) > 200 and not marker:
-            axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
-            y = _smoothed(y, len(x) // 60)
-        last = f"  {y[-1]:.3g}"
-        axes.plot(x, y, color=colour, linewidth=2.0, marker=marker, markersize=5, label=label + last)
     axes.set_xlabel("pictures seen" if axis == "pictures" else "step")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(color=FAINT, linewidth=0.6)

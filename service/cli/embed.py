@@ -24,9 +24,9 @@ def embed(
     """Embed pictures; parquet gets the columns key, label (where known) and embedding, in stable order.
 
     Examples:
-        reco embed cifar10-encoder@candidate photos/ -o embeddings.parquet
+    - `reco embed cifar10-encoder@candidate photos/ -o embeddings.parquet`
 
-        reco embed cifar10-encoder s3://datasets/cifar10/test -o test.npy --sheet neighbours.png --map map.png
+    - `reco embed cifar10-encoder s3://datasets/cifar10/test -o test.npy --sheet neighbours.png --map map.png`
     """
     command = [sys.executable, "-m", "jobs.embed", model, pictures, "--out", str(out), "--home", str(home())]
     for option, path in (("--sheet", sheet), ("--map", map_)):

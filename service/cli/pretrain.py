@@ -49,11 +49,11 @@ def pretrain(
     Ctrl-C saves a checkpoint and stops; the same `--run-id` continues from there, as it does after any failure.
 
     Examples:
-        reco pretrain examples/cifar10-cpu.yaml
+    - `reco pretrain examples/cifar10-cpu.yaml`
 
-        reco pretrain run.yaml --set optimizer.lr=0.03 --set scale.workers=4
+    - `reco pretrain run.yaml --set optimizer.lr=0.03 --set scale.workers=4`
 
-        reco pretrain run.yaml --run-id cifar10-20261123-2210
+    - `reco pretrain run.yaml --run-id cifar10-20261123-2210`
     """
     from jobs.run_folder import RunFolder
     from jobs.spec import load_spec
