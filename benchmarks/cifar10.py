@@ -3,7 +3,8 @@
     .venv/bin/python -m benchmarks.cifar10 path/to/cifar10-shards
 
 starts `rclone serve s3` with a key pair over a copy of the shards, runs `examples/cifar10-cpu.yaml` in both modes one
-after the other, and writes the figures as JSON, the curves as PNG and a Markdown table under --results.
+after the other, and writes the figures as JSON, the curves as PNG under --results. A run that is complete in --work is
+not run again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
     curves: dict[str, list[dict[str, float]]] = {}
     with serve_rclone(work / "s3") as server:
         for mode in arguments.modes:
-            seconds, folder = pretrain(server, mode, arguments.overrides, work)
+            seconds, folder = pretrained(server, mode, arguments.overrides, work)
             found = folder.result()
             assert found is not None
             records = folder.records()
@@ -65,9 +66,13 @@ def main() -> None:
     print(table(results))
 
 
-def pretrain(server: S3Server, mode: str, overrides: list[str], work: Path) -> tuple[float, RunFolder]:
-    """Run the spec in one mode as a user would; returns its wall time in seconds and its folder."""
-    run_id = f"{mode.lower().replace(' ', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+def pretrained(server: S3Server, mode: str, overrides: list[str], work: Path) -> tuple[float, RunFolder]:
+    """Run the spec in one mode as a user would, unless that was done before; its wall time in seconds, its folder."""
+    run_id = mode.lower().replace(" ", "-")
+    timed = work / f"{run_id}.json"
+    folder = RunFolder(str(work / "runs"), run_id)
+    if timed.exists():
+        return float(json.loads(timed.read_text())["seconds"]), folder
     command = ["reco", "pretrain", str(SPEC), "--run-id", run_id, "--storage", str(work / "runs")]
     for change in [*MODES[mode], *overrides]:
         command += ["--set", change]
@@ -80,7 +85,9 @@ def pretrain(server: S3Server, mode: str, overrides: list[str], work: Path) -> t
     print("$", " ".join(command), flush=True)
     start = time.perf_counter()
     subprocess.run(command, check=True, env=environment)
-    return time.perf_counter() - start, RunFolder(str(work / "runs"), run_id)
+    seconds = time.perf_counter() - start
+    timed.write_text(json.dumps({"seconds": seconds}))
+    return seconds, folder
 
 
 def flat(record: Record) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.errors import RecoError
-from jobs.shards import Dataset, open_dataset
+from jobs.shards.dataset import Dataset, open_dataset
 
 DEMO = Path("demo")
 SPEC = "examples/demo.yaml"

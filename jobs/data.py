@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from jobs.errors import RecoError, UserError
-from jobs.shards import open_dataset
+from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import Packing, pack
 from jobs.shards.split import parse_split
 

@@ -18,15 +18,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.errors import RecoError, UserError
+from jobs.loading.pipeline import read_in_order
 from jobs.reco import build_encoder
-from jobs.shards import PictureError, decode, open_dataset, read_in_order
+from jobs.shards.dataset import open_dataset
+from jobs.shards.decode import PictureError, decode
 from jobs.storage import Storage, open_storage
 from jobs.tracking.encoders import load_encoder_files
 from jobs.tracking.figures import contact_sheet, embedding_map
 from jobs.tracking.models import fetch_encoder
 from jobs.tracking.server import tracking_uri
+from jobs.training.feed import packed
 from jobs.training.ranks import pick_device
-from jobs.views import centre_view
+from jobs.views import Pictures, centre_view
 
 BATCH = 128
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -34,13 +37,12 @@ SHEET_ROWS, SHEET_NEIGHBOURS = 8, 8
 MAP_POINTS = 2000
 
 
-class Pictures(NamedTuple):
-    """A batch of pictures: names, labels where there are any, padded uint8 (n, h, w, 3) and true sizes (n, 2)."""
+class Named(NamedTuple):
+    """A batch of pictures with their names, and labels where there are any."""
 
     keys: list[str]
     labels: np.ndarray | None
-    pictures: np.ndarray
-    sizes: np.ndarray
+    pictures: Pictures
 
 
 def main() -> int:
@@ -96,7 +98,7 @@ def load_encoder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     return encoder.to(memory_format=torch.channels_last).eval(), preprocessing  # type: ignore[call-overload]
 
 
-def open_pictures(source: str) -> tuple[int, Iterator[Pictures]]:
+def open_pictures(source: str) -> tuple[int, Iterator[Named]]:
     """How many pictures a folder, prefix or set of shards holds, and the pictures in stable order.
 
     Raises:
@@ -109,12 +111,12 @@ def open_pictures(source: str) -> tuple[int, Iterator[Pictures]]:
             return len(names), _from_files(storage, names)
     dataset = open_dataset(source)
     return len(dataset), (
-        Pictures([dataset.key(i) for i in batch.sample_ids], batch.labels, batch.pictures, batch.sizes)
+        Named([dataset.key(i) for i in batch.sample_ids], batch.labels, packed(batch))
         for batch in read_in_order(dataset, 0, len(dataset), BATCH)
     )
 
 
-def _from_files(storage: Storage, names: list[str]) -> Iterator[Pictures]:
+def _from_files(storage: Storage, names: list[str]) -> Iterator[Named]:
     for start in range(0, len(names), BATCH):
         part = names[start : start + BATCH]
         decoded = []
@@ -125,16 +127,12 @@ def _from_files(storage: Storage, names: list[str]) -> Iterator[Pictures]:
                 raise UserError(
                     f"{storage.url}/{name} cannot be read as a picture: {error.message}", hint="Mend or remove it."
                 ) from error
-        sizes = np.array([picture.shape[:2] for picture in decoded], dtype=np.int32)
-        padded = np.zeros((len(part), *sizes.max(axis=0), 3), dtype=np.uint8)
-        for slot, picture in zip(padded, decoded, strict=True):
-            slot[: picture.shape[0], : picture.shape[1]] = picture
-        yield Pictures(part, None, padded, sizes)
+        yield Named(part, None, Pictures.pack(decoded))
 
 
 @torch.no_grad()
 def embed(
-    encoder: torch.nn.Module, preprocessing: dict[str, Any], batches: Iterator[Pictures], count: int, *, keep: bool
+    encoder: torch.nn.Module, preprocessing: dict[str, Any], batches: Iterator[Named], count: int, *, keep: bool
 ) -> Embedded:
     """Embed every picture, with a progress bar.
 
@@ -162,8 +160,7 @@ def embed(
         task = bar.add_task("embedding", total=count)
         for batch in batches:
             views = centre_view(
-                torch.from_numpy(batch.pictures).to(device),
-                torch.from_numpy(batch.sizes).to(device),
+                batch.pictures.to(device),
                 image_size=preprocessing["image_size"],
                 crop_fraction=preprocessing["crop_fraction"],
             )
@@ -172,10 +169,7 @@ def embed(
             if batch.labels is not None:
                 labels.append(batch.labels)
             if keep:
-                thumbnails += [
-                    picture[:height, :width]
-                    for picture, (height, width) in zip(batch.pictures, batch.sizes, strict=True)
-                ]
+                thumbnails += [batch.pictures.picture(number).numpy() for number in range(len(batch.keys))]
             bar.advance(task, len(batch.keys))
     return Embedded(keys, np.concatenate(labels) if labels else None, np.concatenate(features), thumbnails)
 

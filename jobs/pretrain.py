@@ -20,6 +20,7 @@ import torch
 
 from jobs.cluster import connected
 from jobs.errors import RecoError
+from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCo
 from jobs.run_folder import Outcome, RunFolder
 from jobs.spec import RunSpec, load_spec, to_yaml
@@ -65,7 +66,8 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
         RecoError: For everything that can be explained: data, cluster, tracking, storage, divergence.
     """
     folder.write_progress({"phase": "starting", "step": 0})
-    data = open_data(spec)
+    with LoaderProcess() as loader:
+        data = open_data(spec, loader)
     make_plan(spec, data.train)
     with connected(spec.scale):
         uri = tracking_uri(home)

@@ -107,6 +107,17 @@ class Dataset:
         entries = [entry for _, _, entry in self._shards]
         return max(entry.max_height for entry in entries), max(entry.max_width for entry in entries)
 
+    @property
+    def max_pixels(self) -> int:
+        """Most pixels that one picture can have."""
+        height, width = self.max_size
+        return height * width
+
+    @property
+    def left_out(self) -> int:
+        """Samples that cannot be used; they are not counted."""
+        return 0
+
     def key(self, sample_id: int) -> str:
         """What a sample is called, as `shard.tar/000012`."""
         shard, number = self.locate(sample_id)
@@ -136,10 +147,7 @@ class Dataset:
     def damaged(self, sample_id: int, reason: str) -> DamagedSampleError:
         """The error for a sample that cannot be used."""
         shard, _ = self.locate(sample_id)
-        return DamagedSampleError(
-            f"{self._shards[shard][0].url}/{self.key(sample_id)}: {reason}.",
-            hint="Copy the shard again, or mend the picture, pack and index again.",
-        )
+        return DamagedSampleError(f"{self._shards[shard][0].url}/{self.key(sample_id)}", reason)
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """The shard's number and the sample's number within it."""

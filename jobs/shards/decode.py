@@ -14,8 +14,6 @@ from jobs.errors import RecoError
 Bytes = bytes | bytearray | memoryview
 Pixels = NDArray[np.uint8]
 
-FORMATS = ("jpeg", "png", "webp", "jpeg-cmyk")
-"""What the index calls a picture's format. CMYK is apart: Pillow converts it, simplejpeg rounds otherwise."""
 _CMYK = ("CMYK", "YCCK")
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError)
 
@@ -37,7 +35,7 @@ def picture_format(data: Bytes) -> str | None:
 
 
 def picture_size(data: Bytes) -> tuple[str, int, int]:
-    """Format (of `FORMATS`), height and width from a picture's header, without decoding it.
+    """Format (of `records.FORMATS`), height and width from a picture's header, without decoding it.
 
     Raises:
         PictureError: No header of a JPEG, PNG or WebP.
@@ -78,41 +76,45 @@ def decode(data: Bytes) -> Pixels:
     return pixels
 
 
-def decode_into(data: Bytes, kind: str, out: Pixels) -> None:
-    """Decode a picture of known format and size into uint8[h, w, 3], which may be a corner of a larger array.
+def decode_into(data: Bytes, kind: str, out: Pixels, *, factor: int = 1) -> None:
+    """Decode a picture of known format and size into uint8[h, w, 3], contiguous.
+
+    Args:
+        data: The encoded picture.
+        kind: One of `records.FORMATS`.
+        out: Where the pixels go, of the picture's size, or ⌈size / factor⌉.
+        factor: 2, 4 or 8 scale it down; a JPEG then needs only part of its transform.
 
     Raises:
         PictureError: As in `decode`, or the picture has another size.
     """
-    if out.flags.c_contiguous:
-        _decode(data, kind, out)
-    else:
-        pixels = np.empty(out.shape, np.uint8)
-        _decode(data, kind, pixels)
-        out[:] = pixels
+    _decode(data, kind, out, factor)
 
 
-def _decode(data: Bytes, kind: str, out: Pixels) -> None:
+def _decode(data: Bytes, kind: str, out: Pixels, factor: int = 1) -> None:
     if kind == "jpeg":
         try:
-            pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+            pixels = simplejpeg.decode_jpeg(data, "RGB", min_factor=factor, buffer=out)
         except ValueError:
             # Strict mode takes warnings for errors, also where the picture is whole. The bytes have passed their
             # checksum, so what Pillow reads to the end is what was packed.
             pixels = None
         if pixels is not None:
             if pixels.shape != out.shape:
-                raise PictureError(
-                    f"{pixels.shape[1]}×{pixels.shape[0]} where {out.shape[1]}×{out.shape[0]} was indexed"
-                )
+                raise _wrong_size(pixels.shape, out)
             return
     with _open(data) as picture:
-        if (picture.height, picture.width) != out.shape[:2]:
-            raise PictureError(f"{picture.width}×{picture.height} where {out.shape[1]}×{out.shape[0]} was indexed")
+        if (-(-picture.height // factor), -(-picture.width // factor)) != out.shape[:2]:
+            raise _wrong_size((picture.height, picture.width), out)
         try:
-            out[:] = _to_rgb(picture)
+            pixels = _to_rgb(picture)
+            out[:] = pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
         except _PILLOW_ERRORS as error:
             raise PictureError(f"cannot be decoded ({error})") from error
+
+
+def _wrong_size(found: tuple[int, ...], out: Pixels) -> PictureError:
+    return PictureError(f"{found[1]}×{found[0]} where {out.shape[1]}×{out.shape[0]} was expected")
 
 
 def _open(data: Bytes) -> Image.Image:

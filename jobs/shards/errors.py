@@ -18,4 +18,17 @@ class IndexMismatchError(UserError):
 
 
 class DamagedSampleError(RecoError):
-    """A sample's bytes are not those that were indexed, or cannot be decoded."""
+    """A sample's bytes are not those that were indexed, or cannot be decoded.
+
+    Args:
+        where: The sample, with its shard.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}.", hint="Copy the shard again, or mend the picture, pack and index again.")
+        self.where = where
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DamagedSampleError], tuple[str, str]]:
+        return type(self), (self.where, self.reason)

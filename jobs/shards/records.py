@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.shards.decode import FORMATS
+FORMATS = ("jpeg", "png", "webp", "jpeg-cmyk")
+"""What the index calls a picture's format. CMYK is apart: Pillow converts it, simplejpeg rounds otherwise."""
 
 VERSION = 1
 _COLUMNS = ("keys", "offsets", "lengths", "crc32c", "heights", "widths", "formats", "labels")

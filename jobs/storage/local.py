@@ -10,6 +10,7 @@ import stat as stat_module
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.storage.activity import ACTIVITY
 from jobs.storage.base import (
     TEMPORARY,
     Storage,
@@ -64,18 +65,22 @@ class LocalStorage(Storage):
 
     def read_into(self, key: str, start: int, buffer: memoryview, *, etag: str | None = None) -> None:
         """See `Storage.read_into`."""
-        with self._translated(key), self._path(key).open("rb", buffering=0) as file:
+        where = f"{self.url}/{key}"
+        with (
+            self._translated(key),
+            ACTIVITY.reading(where, start, start + len(buffer), "this host") as read,
+            self._path(key).open("rb", buffering=0) as file,
+        ):
             now = _describe(key, os.fstat(file.fileno()))
             if etag is not None and now.etag != etag:
-                raise ObjectChangedError(
-                    f"{self.url}/{key} was changed since it was listed.", hint="Use its new version."
-                )
+                raise ObjectChangedError(f"{where} was changed since it was listed.", hint="Use its new version.")
             done = 0
             while done < len(buffer):
                 got = os.preadv(file.fileno(), [buffer[done:]], start + done)
                 if got == 0:
-                    raise short(f"{self.url}/{key}", start, start + len(buffer))
+                    raise short(where, start, start + len(buffer))
                 done += got
+                read.done = done
 
     def write(self, key: str, data: bytes) -> None:
         """See `Storage.write`: a temporary file in the same folder, synced, then renamed."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from jobs.storage.activity import ACTIVITY, Read
 from jobs.storage.aws_errors import is_transient
 from jobs.storage.base import short
 from jobs.storage.errors import ObjectChangedError, StorageError
@@ -58,22 +59,29 @@ class RangedRead:
             BotoCoreError, ClientError, OSError: The last transient fault, once `patience` is at its end, or one that
                 is not transient; the caller knows how to say it.
         """
+        host = str(self._client().meta.endpoint_url)
+        with ACTIVITY.reading(self._where, self._start, self._start + len(self._buffer), host) as read:
+            self._run(patience, read)
+
+    def _run(self, patience: Backoff, read: Read) -> None:
         failures = 0
         while self._done < len(self._buffer):
             before = self._done
             try:
-                self._request_rest()
+                self._request_rest(read)
                 # A body without a length that stops early raises nothing: only the count shows it.
                 if self._done < len(self._buffer):
                     raise ConnectionResetError("the body stopped early")
             except (BotoCoreError, ClientError, OSError) as error:
                 failures = 1 if self._done > before else failures + 1
+                read.failures += 1
+                read.fault = f"{type(error).__name__}: {error}"[:200]
                 if not is_transient(error) or failures >= patience.attempts:
                     raise
                 self._chunk = _CAREFUL_CHUNK
                 patience.wait(failures)
 
-    def _request_rest(self) -> None:
+    def _request_rest(self, read: Read) -> None:
         first, stop = self._start + self._done, self._start + len(self._buffer)
         request = {**self._named, "Range": f"bytes={first}-{stop - 1}"}
         if self._etag:
@@ -85,6 +93,7 @@ class RangedRead:
             self._check_range(answer, first, stop)
             while got := body.readinto(self._buffer[self._done : self._done + self._chunk]):
                 self._done += got
+                read.done = self._done
         finally:
             body.close()
 

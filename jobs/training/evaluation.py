@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from jobs.loading.messages import Opened
 from jobs.reco import ReCo
-from jobs.shards import Dataset
 from jobs.spec import RunSpec
 from jobs.training import health, probes
 from jobs.training.plan import Data, method_config
@@ -55,7 +55,9 @@ class Evaluation:
         train = self._data.probe_train
         if train is None:
             rows = range(min(len(self._data.train), probes.CALIBRATION_PICTURES))
-            features = probes.embed(encoder, self._data.train, rows, image_size=self._size, device=self._ranks.device)
+            features = probes.embed(
+                encoder, self._data.loader, self._data.train, rows, image_size=self._size, device=self._ranks.device
+            )
             return {"train/rank_me": health.rank_me(features)}
         name, final = ("test", self._data.probe_test) if self._data.probe_test else ("valid", self._data.probe_valid)
         assert final is not None
@@ -66,7 +68,7 @@ class Evaluation:
             f"{name}/rank_me": health.rank_me(judged),
         }
         untrained = probes.untrained_encoder(
-            method_config(self._spec), train, image_size=self._size, device=self._ranks.device
+            method_config(self._spec), self._data.loader, train, image_size=self._size, device=self._ranks.device
         )
         side = min(self._size, probes.RAW_PIXELS_SIDE)
         for baseline, embedding, size in (
@@ -88,19 +90,20 @@ class Evaluation:
     def _size(self) -> int:
         return self._spec.data.image_size
 
-    def _embed(self, encoder: Callable[[Tensor], Tensor], dataset: Dataset, size: int | None = None) -> Tensor:
+    def _embed(self, encoder: Callable[[Tensor], Tensor], dataset: Opened, size: int | None = None) -> Tensor:
         return probes.embed_everywhere(
             encoder,
+            self._data.loader,
             dataset,
             image_size=size or self._size,
             ranks=self._ranks,
             precision=self._spec.train.precision if size is None else "fp32",
         )
 
-    def _k_nearest(self, fitted: Tensor, train: Dataset, judged: Tensor, test: Dataset) -> float:
+    def _k_nearest(self, fitted: Tensor, train: Opened, judged: Tensor, test: Opened) -> float:
         return probes.k_nearest_accuracy(
             fitted, self._labels(train), judged, self._labels(test), k=self.k, ranks=self._ranks
         )
 
-    def _labels(self, dataset: Dataset) -> Tensor:
+    def _labels(self, dataset: Opened) -> Tensor:
         return torch.from_numpy(dataset.labels).to(self._ranks.device)

@@ -17,13 +17,13 @@ from jobs.errors import RecoError
 from jobs.reco import ReCo, StepOutput, StepViews
 from jobs.reco.schedules import learning_rate
 from jobs.run_folder import Progress, Record, RunFolder
-from jobs.shards import Batch, Loader
 from jobs.spec import RunSpec
 from jobs.training import health
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.evaluation import Evaluation
+from jobs.training.feed import DeviceBatch, Feed, slots
 from jobs.training.heartbeat import Heartbeat
-from jobs.training.plan import Data, Plan, make_plan, method_config
+from jobs.training.plan import Data, Plan, make_plan, method_config, train_detail
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import Recorder
 from jobs.views import Views
@@ -109,20 +109,20 @@ class Trainer:
         self.publish("training")
         self.window = Window(self.ranks.device)
         self.saved_at = time.monotonic()
-        with self.open_loader() as loader:
-            for batch in self.timed(loader):
-                terms = self.train_step(batch)
+        with self.open_feed() as feed:
+            for ready in self.timed(feed):
+                terms = self.train_step(ready)
                 self.window.add(terms)
                 if self.is_logging_step() and self.log():
                     return False
         return True
 
-    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+    def train_step(self, ready: DeviceBatch) -> dict[str, Tensor]:
         """One step of the method; returns its terms as scalars on the device."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        views = self.make_views(batch)
+        views = self.make_views(ready)
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
             output: StepOutput = self.wrapped(views, step=self.step)
         self.optimizer.zero_grad()
@@ -135,15 +135,13 @@ class Trainer:
         return output.terms
 
     @torch.no_grad()
-    def make_views(self, batch: Batch) -> StepViews:
+    def make_views(self, ready: DeviceBatch) -> StepViews:
         """The three views of a batch on the device; the weak one only where it is used."""
-        device, ids = self.ranks.device, batch.sample_ids
-        pictures = torch.from_numpy(batch.pictures).to(device, non_blocking=True)
-        sizes = torch.from_numpy(batch.sizes).to(device, non_blocking=True)
-        query, key = self.views.strong(pictures, sizes, epoch=batch.epoch, sample_ids=ids, views=(0, 1))
+        epoch, ids = ready.batch.epoch, ready.batch.sample_ids
+        query, key = self.views.strong(ready.pictures, epoch=epoch, sample_ids=ids, views=(0, 1))
         weak = None
         if self.spec.method.global_relation.weight > 0:
-            weak = self.views.weak(pictures, sizes, epoch=batch.epoch, sample_ids=ids, view=2)
+            weak = self.views.weak(ready.pictures, epoch=epoch, sample_ids=ids, view=2)
         return StepViews(query, key, weak)
 
     def learning_rate(self) -> float:
@@ -243,27 +241,30 @@ class Trainer:
         self.step = self.last_saved = self.resumed_from = manifest.step
         _log.info("rank %d continues at step %d", self.ranks.rank, self.step)
 
-    def open_loader(self) -> Loader:
+    def open_feed(self) -> Feed:
         """The batches of this rank's lanes from the current step on."""
-        return Loader(
+        self.stream = self.data.loader.stream(
             self.data.train,
             self.plan.order,
             lanes=self.ranks.share(self.spec.lanes),
             start=self.step,
             stop=self.plan.total_steps,
-            threads=max(1, self.spec.scale.cpus_per_worker // 2),
+            detail=train_detail(self.spec),
+            replace=True,
+            slots=slots(self.ranks.device),
         )
+        return Feed(self.stream, self.ranks.device)
 
-    def timed(self, loader: Loader) -> Iterator[Batch]:
-        """The loader's batches; the time spent waiting for each goes to the window."""
-        batches = iter(loader)
+    def timed(self, feed: Feed) -> Iterator[DeviceBatch]:
+        """The feed's batches; the time spent waiting for each goes to the window."""
+        batches = iter(feed)
         while True:
             start = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
+            ready = next(batches, None)
+            if ready is None:
                 return
             self.window.waited += time.perf_counter() - start
-            yield batch
+            yield ready
 
     def publish(self, phase: str, metrics: dict[str, float] | None = None) -> None:
         """Tell whoever watches how far the run is."""

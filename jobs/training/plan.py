@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.errors import UserError
+from jobs.loading.detail import Detail
+from jobs.loading.messages import Opened
+from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCoConfig
-from jobs.shards import Dataset, Order, open_dataset
+from jobs.shards.order import Order
 from jobs.spec import RunSpec
 
 
@@ -18,12 +21,13 @@ class PlanError(UserError):
 
 @dataclass(frozen=True)
 class Data:
-    """The data sets of a run; probes are None where the spec names none."""
+    """The data sets of a run, and the process that reads them; probes are None where the spec names none."""
 
-    train: Dataset
-    probe_train: Dataset | None
-    probe_valid: Dataset | None
-    probe_test: Dataset | None
+    loader: LoaderProcess
+    train: Opened
+    probe_train: Opened | None
+    probe_valid: Opened | None
+    probe_test: Opened | None
 
 
 @dataclass(frozen=True)
@@ -45,27 +49,31 @@ class Plan:
     pictures_per_rank: int
 
 
-def open_data(spec: RunSpec) -> Data:
+def open_data(spec: RunSpec, loader: LoaderProcess) -> Data:
     """Open every data set a spec names, building the index of those that have none.
+
+    Args:
+        spec: The run.
+        loader: Opens and reads them.
 
     Raises:
         PlanError: If a probe set has no labels, or fewer than two classes.
         RecoError: If a source cannot be opened; each says why.
     """
-    train = open_dataset(spec.data.train, index=spec.data.index)
+    train = loader.open(spec.data.train, index=spec.data.index)
     if spec.data.probe is None:
-        return Data(train, None, None, None)
+        return Data(loader, train, None, None, None)
     probe = spec.data.probe
     sources = {"train": probe.train, "valid": probe.valid, "test": probe.test}
     opened = {
-        name: _labelled(open_dataset(source, index=spec.data.index), f"data.probe.{name}")
+        name: _labelled(loader.open(source, index=spec.data.index, labels=True), f"data.probe.{name}")
         for name, source in sources.items()
         if source is not None
     }
-    return Data(train, opened["train"], opened["valid"], opened.get("test"))
+    return Data(loader, train, opened["train"], opened["valid"], opened.get("test"))
 
 
-def make_plan(spec: RunSpec, dataset: Dataset) -> Plan:
+def make_plan(spec: RunSpec, dataset: Opened) -> Plan:
     """Work out a run's numbers and refuse what cannot work.
 
     Raises:
@@ -99,6 +107,11 @@ def make_plan(spec: RunSpec, dataset: Dataset) -> Plan:
     )
 
 
+def train_detail(spec: RunSpec) -> Detail:
+    """How much detail of a picture the training views need."""
+    return Detail.of_random_crops(spec.data.image_size, spec.views.crop_scale[0])
+
+
 def method_config(spec: RunSpec) -> ReCoConfig:
     """The method as `jobs.reco` takes it."""
     method = spec.method
@@ -121,7 +134,7 @@ def method_config(spec: RunSpec) -> ReCoConfig:
     )
 
 
-def _labelled(dataset: Dataset, where: str) -> Dataset:
+def _labelled(dataset: Opened, where: str) -> Opened:
     if dataset.labels is None or (dataset.labels < 0).any():
         count = len(dataset) if dataset.labels is None else int((dataset.labels < 0).sum())
         raise PlanError(

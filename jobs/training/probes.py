@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jobs.loading.detail import Detail
+from jobs.loading.messages import Opened
+from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCo, ReCoConfig
 from jobs.reco.normalisation import GroupedBatchNorm2d
-from jobs.shards import Dataset, read_in_order
+from jobs.training.feed import Feed, slots
 from jobs.training.ranks import Ranks
 from jobs.views import MEAN, STD, centre_view
 
@@ -40,7 +43,8 @@ def default_k(train_labels: np.ndarray) -> int:
 @torch.no_grad()
 def embed(
     encoder: Callable[[Tensor], Tensor],
-    dataset: Dataset,
+    loader: LoaderProcess,
+    dataset: Opened,
     rows: range,
     *,
     image_size: int,
@@ -51,6 +55,7 @@ def embed(
 
     Args:
         encoder: From (n, 3, s, s) normalised pictures to (n, c); in evaluation mode.
+        loader: Reads them.
         dataset: The pictures.
         rows: Sample ids start to stop − 1.
         image_size: Side of the views in pixels.
@@ -60,25 +65,31 @@ def embed(
     Returns:
         Shape (len(rows), c), float32.
     """
+    if not rows:
+        return torch.empty(0, 0)
     parts = []
-    for batch in read_in_order(dataset, rows.start, rows.stop, BATCH):
-        views = centre_view(
-            torch.from_numpy(batch.pictures).to(device),
-            torch.from_numpy(batch.sizes).to(device),
-            image_size=image_size,
-            crop_fraction=crop_fraction(image_size),
-        )
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            parts.append(encoder(views).float())
-    return torch.cat(parts) if parts else torch.empty(0, 0)
+    fraction = crop_fraction(image_size)
+    detail = Detail.of_centre(image_size, fraction)
+    with Feed(loader.read(dataset, rows, batch_size=BATCH, detail=detail, slots=slots(device)), device) as feed:
+        for ready in feed:
+            views = centre_view(ready.pictures, image_size=image_size, crop_fraction=fraction)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                parts.append(encoder(views).float())
+    return torch.cat(parts)
 
 
 def embed_everywhere(
-    encoder: Callable[[Tensor], Tensor], dataset: Dataset, *, image_size: int, ranks: Ranks, precision: str = "fp32"
+    encoder: Callable[[Tensor], Tensor],
+    loader: LoaderProcess,
+    dataset: Opened,
+    *,
+    image_size: int,
+    ranks: Ranks,
+    precision: str = "fp32",
 ) -> Tensor:
     """`embed` for a whole data set, each rank its share, gathered on all."""
     rows = ranks.share(len(dataset))
-    features = embed(encoder, dataset, rows, image_size=image_size, device=ranks.device, precision=precision)
+    features = embed(encoder, loader, dataset, rows, image_size=image_size, device=ranks.device, precision=precision)
     return ranks.gather_rows(features, len(dataset))
 
 
@@ -148,7 +159,9 @@ def linear_accuracy(
 
 
 @torch.no_grad()
-def untrained_encoder(config: ReCoConfig, dataset: Dataset, *, image_size: int, device: torch.device) -> nn.Module:
+def untrained_encoder(
+    config: ReCoConfig, loader: LoaderProcess, dataset: Opened, *, image_size: int, device: torch.device
+) -> nn.Module:
     """The run's encoder as it was before the first step, its batch statistics calibrated on pictures of `dataset`.
 
     Without the calibration the comparison would be with a straw man: fresh running statistics fit no picture.
@@ -159,7 +172,8 @@ def untrained_encoder(config: ReCoConfig, dataset: Dataset, *, image_size: int, 
             layer.groups = 1
             layer.momentum = None  # type: ignore[assignment]  # a cumulative average instead of an exponential one
     encoder.train()
-    embed(encoder, dataset, range(min(len(dataset), CALIBRATION_PICTURES)), image_size=image_size, device=device)
+    rows = range(min(len(dataset), CALIBRATION_PICTURES))
+    embed(encoder, loader, dataset, rows, image_size=image_size, device=device)
     module: nn.Module = encoder.eval()
     return module
 

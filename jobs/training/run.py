@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+from jobs.loading.process import LoaderProcess
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
 from jobs.training.heartbeat import Heartbeat
@@ -25,9 +26,12 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
     Returns:
         The final results, or None when the run saved and stopped because it was asked to.
     """
-    data = open_data(spec)
     heartbeat = Heartbeat(folder)
-    with heartbeat if ranks.is_first else nullcontext():
+    with (
+        LoaderProcess(threads=max(1, spec.scale.cpus_per_worker // 2)) as loader,
+        heartbeat if ranks.is_first else nullcontext(),
+    ):
+        data = open_data(spec, loader)
         trainer = Trainer(
             spec, data, folder=folder, ranks=ranks, heartbeat=heartbeat, recorder=recorder or NoRecorder()
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.views.pictures import Pictures
 from jobs.views.views import MEAN, STD, Views, centre_view
 
-__all__ = ["MEAN", "STD", "Views", "centre_view"]
+__all__ = ["MEAN", "STD", "Pictures", "Views", "centre_view"]

@@ -23,6 +23,7 @@ from jobs.views.parameters import (
     draw_sigmas,
     sample_keys,
 )
+from jobs.views.pictures import Pictures
 
 if TYPE_CHECKING:
     from jobs.spec import ViewsSpec
@@ -57,17 +58,14 @@ class Views:
         self.blur = spec.blur_probability(image_size)
 
     @torch.no_grad()
-    def strong(
-        self, pictures: Tensor, sizes: Tensor, *, epoch: int, sample_ids: Integers, views: Sequence[int]
-    ) -> list[Tensor]:
+    def strong(self, pictures: Pictures, *, epoch: int, sample_ids: Integers, views: Sequence[int]) -> list[Tensor]:
         """Makes several strong views of every picture in one batched chain.
 
         Crop and flip, colour jitter, greyscale, blur, normalise: MoCo v2's recipe (Chen et al., "Improved baselines
         with momentum contrastive learning", section 3).
 
         Args:
-            pictures: uint8 [n, H, W, 3], RGB, padded at the bottom and right.
-            sizes: True height and width, integers [n, 2]; on the host it spares an accelerator a synchronisation.
+            pictures: n pictures.
             epoch: Number of the epoch.
             sample_ids: int64 [n].
             views: Numbers of the views; each number is a view of its own.
@@ -78,7 +76,7 @@ class Views:
         Raises:
             ValueError: The arguments do not fit each other.
         """
-        true_sizes = _check(pictures, sizes, sample_ids)
+        _check(pictures, sample_ids)
         keys = np.concatenate([self._keys(epoch, sample_ids, view) for view in views])
         spec = self.spec
         colors = draw_colors(
@@ -91,18 +89,17 @@ class Views:
             greyscale=spec.greyscale,
         )
         sigmas = draw_sigmas(keys, probability=self.blur)
-        crops = self._crops(keys, np.tile(true_sizes, (len(views), 1)))
+        crops = self._crops(keys, np.tile(pictures.sizes, (len(views), 1)))
         sources = np.tile(np.arange(len(pictures)), len(views))
         made = _make(pictures, sources, crops, self.image_size, colors, sigmas)
         return [made[row * len(pictures) : (row + 1) * len(pictures)] for row in range(len(views))]
 
     @torch.no_grad()
-    def weak(self, pictures: Tensor, sizes: Tensor, *, epoch: int, sample_ids: Integers, view: int) -> Tensor:
+    def weak(self, pictures: Pictures, *, epoch: int, sample_ids: Integers, view: int) -> Tensor:
         """Makes a weak view of every picture: crop and flip only, normalised.
 
         Args:
             pictures: As in `strong`.
-            sizes: As in `strong`.
             epoch: Number of the epoch.
             sample_ids: int64 [n].
             view: Number of the view; a number used for a strong view gives that view's crop and flip.
@@ -113,8 +110,8 @@ class Views:
         Raises:
             ValueError: The arguments do not fit each other.
         """
-        true_sizes = _check(pictures, sizes, sample_ids)
-        crops = self._crops(self._keys(epoch, sample_ids, view), true_sizes)
+        _check(pictures, sample_ids)
+        crops = self._crops(self._keys(epoch, sample_ids, view), pictures.sizes)
         return _make(pictures, np.arange(len(pictures)), crops, self.image_size)
 
     def _keys(self, epoch: int, sample_ids: Integers, view: int) -> Keys:
@@ -125,12 +122,11 @@ class Views:
 
 
 @torch.no_grad()
-def centre_view(pictures: Tensor, sizes: Tensor, *, image_size: int, crop_fraction: float) -> Tensor:
+def centre_view(pictures: Pictures, *, image_size: int, crop_fraction: float) -> Tensor:
     """Makes the view that evaluation uses: the centre square of `crop_fraction` × the short side, resized, normalised.
 
     Args:
-        pictures: uint8 [n, H, W, 3], RGB, padded at the bottom and right.
-        sizes: True height and width, integers [n, 2].
+        pictures: n pictures.
         image_size: Side S of the view in pixels.
         crop_fraction: Part of the short side, above 0 and up to 1; 224/256 is usual for pictures of ImageNet's kind.
 
@@ -138,19 +134,18 @@ def centre_view(pictures: Tensor, sizes: Tensor, *, image_size: int, crop_fracti
         float32 [n, 3, S, S], channels-last.
 
     Raises:
-        ValueError: The arguments do not fit each other.
+        ValueError: `crop_fraction` is out of range.
     """
     if not 0.0 < crop_fraction <= 1.0:
         raise ValueError(f"crop_fraction must be above 0 and at most 1, not {crop_fraction}")
-    true_sizes = _check(pictures, sizes)
-    side = np.maximum(1, np.rint(crop_fraction * true_sizes.min(axis=1)).astype(np.int64))
-    top, left = ((true_sizes - side[:, None]) // 2).T
+    side = np.maximum(1, np.rint(crop_fraction * pictures.sizes.min(axis=1)).astype(np.int64))
+    top, left = ((pictures.sizes - side[:, None]) // 2).T
     flip = np.zeros(len(side), dtype=np.bool_)
     return _make(pictures, np.arange(len(pictures)), CropParameters(top, left, side, side, flip), image_size)
 
 
 def _make(
-    pictures: Tensor,
+    pictures: Pictures,
     sources: Integers,
     crops: CropParameters,
     size: int,
@@ -158,7 +153,7 @@ def _make(
     sigmas: Floats | None = None,
 ) -> Tensor:
     """Makes float32 [views, 3, size, size] in channels-last memory, `sources` naming the picture of each view."""
-    count, device = len(sources), pictures.device
+    count, device = len(sources), pictures.pixels.device
     result = torch.empty((count, size, size, 3), dtype=torch.float32, device=device)
     scale = torch.tensor([1.0 / (255.0 * std) for std in STD], device=device)
     shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)], device=device)
@@ -184,16 +179,6 @@ def _make(
     return result.permute(0, 3, 1, 2)
 
 
-def _check(pictures: Tensor, sizes: Tensor, sample_ids: Integers | None = None) -> Integers:
-    """Returns the sizes on the host, int64 [n, 2], after checking that the arguments of a view fit each other."""
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-        raise ValueError(f"pictures must be uint8 [n, H, W, 3], not {pictures.dtype} {list(pictures.shape)}")
-    count, height, width, _ = pictures.shape
-    if list(sizes.shape) != [count, 2]:
-        raise ValueError(f"sizes must be [{count}, 2] for {count} pictures, not {list(sizes.shape)}")
-    if sample_ids is not None and sample_ids.shape != (count,):
-        raise ValueError(f"sample_ids must be [{count}] for {count} pictures, not {list(sample_ids.shape)}")
-    true_sizes: Integers = sizes.cpu().numpy().astype(np.int64)
-    if count and (true_sizes.min() < 1 or true_sizes[:, 0].max() > height or true_sizes[:, 1].max() > width):
-        raise ValueError(f"sizes must lie within 1×1 and the padded {height}×{width}")
-    return true_sizes
+def _check(pictures: Pictures, sample_ids: Integers) -> None:
+    if sample_ids.shape != (len(pictures),):
+        raise ValueError(f"sample_ids must be [{len(pictures)}] for as many pictures, not {list(sample_ids.shape)}")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.shards import PictureError, decode
-from jobs.shards.decode import decode_into, picture_size
+from jobs.shards.decode import PictureError, decode, decode_into, picture_size
 from tests.jobs.shards.made import picture
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jobs.errors import UserError
-from jobs.shards import DamagedSampleError, IndexMismatchError, ShardError, SourceError, open_dataset
+from jobs.shards.dataset import open_dataset
+from jobs.shards.errors import DamagedSampleError, IndexMismatchError, ShardError, SourceError
 from jobs.shards.sources import expand_braces, find_shards
 from jobs.storage import AccessDeniedError, ObjectChangedError, open_storage
 from jobs.storage.local import LocalStorage

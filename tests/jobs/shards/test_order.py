@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import UserError
-from jobs.shards import Order
 from jobs.shards import order as order_module
+from jobs.shards.order import Order
 
 GOLDEN = Path(__file__).with_name("order_golden.json")
 

@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 
 from jobs.errors import UserError
-from jobs.shards import open_dataset
+from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import pack
 from jobs.shards.split import divide, parse_split
 from jobs.storage import StorageError, open_storage

@@ -1,4 +1,4 @@
-"""The loader: the order's samples, exact pixels, the same from any start and any division, and no thread left over."""
+"""The pipeline: exact pixels in the order, the same from any start and any division, and no thread left over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.shards import Batch, DamagedSampleError, Dataset, Loader, Order, open_dataset, read_in_order
+from jobs.loading.batch import Batch
+from jobs.loading.pipeline import Pipeline, read_in_order
+from jobs.shards.dataset import Dataset, open_dataset
+from jobs.shards.errors import DamagedSampleError
+from jobs.shards.order import Order
 from jobs.storage import StorageError, UnreachableError, open_storage
 from jobs.storage.local import LocalStorage
 from tests.jobs.shards.made import make_shards, picture, tar_bytes
@@ -47,26 +51,23 @@ def make_order(dataset: Dataset, **changes: int) -> Order:
 
 
 def load(dataset: Dataset, order: Order, start: int, stop: int, *, lanes: range | None = None) -> list[Batch]:
-    with Loader(dataset, order, lanes=lanes or range(order.lanes), start=start, stop=stop, threads=2) as loader:
-        return list(loader)
+    lanes = lanes or range(order.lanes)
+    with Pipeline(dataset, order, lanes=lanes, start=start, stop=stop, threads=2) as pipeline:
+        return [batch for _, batch in pipeline]
 
 
 def same(one: Batch, other: Batch) -> None:
     assert (one.step, one.epoch) == (other.step, other.epoch)
     assert one.sample_ids.tolist() == other.sample_ids.tolist()
     assert one.sizes.tolist() == other.sizes.tolist()
-    assert one.pictures.tobytes() == other.pictures.tobytes()
+    for number in range(len(one)):
+        assert (one.picture(number) == other.picture(number)).all()
 
 
 def check_pixels(dataset: Dataset, batch: Batch) -> None:
-    assert batch.pictures.dtype == np.uint8
-    assert batch.pictures.shape[1:3] == tuple(batch.sizes.max(axis=0))
-    for slot, (height, width), data in zip(
-        batch.pictures, batch.sizes, dataset.read(batch.sample_ids.tolist()), strict=True
-    ):
-        assert (slot[:height, :width] == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
-        assert not slot[height:].any()
-        assert not slot[:, width:].any()
+    assert batch.pixels.dtype == np.uint8
+    for number, data in enumerate(dataset.read(batch.sample_ids.tolist())):
+        assert (batch.picture(number) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
 
 
 def test_batches_are_the_orders_samples_with_exact_pixels_over_several_epochs(dataset: Dataset) -> None:
@@ -100,13 +101,9 @@ def test_workers_together_load_the_whole_batch(dataset: Dataset, workers: int) -
     ranks = [load(dataset, order, 0, 6, lanes=range(r * share, (r + 1) * share)) for r in range(workers)]
     for whole, *parts in zip(load(dataset, order, 0, 6), *ranks, strict=True):
         assert np.concatenate([part.sample_ids for part in parts]).tolist() == whole.sample_ids.tolist()
-        rows = [
-            slot[:height, :width]
-            for part in parts
-            for slot, (height, width) in zip(part.pictures, part.sizes, strict=True)
-        ]
-        for row, slot, (height, width) in zip(rows, whole.pictures, whole.sizes, strict=True):
-            assert (row == slot[:height, :width]).all()
+        rows = [part.picture(number) for part in parts for number in range(len(part))]
+        for number, row in enumerate(rows):
+            assert (row == whole.picture(number)).all()
 
 
 def test_one_lane_whose_batch_spans_several_blocks(dataset: Dataset) -> None:
@@ -187,9 +184,8 @@ def test_an_undecodable_sample_is_named_in_its_turn(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
     batches = read_in_order(open_dataset(str(tmp_path)), 0, 20, 4)
     assert [next(batches).step for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(DamagedSampleError, match=r"x\.tar/013: .*cannot be decoded") as caught:
+    with pytest.raises(DamagedSampleError, match=r"x\.tar/013: .*cannot be decoded"):
         next(batches)
-    assert caught.value.__cause__ is not None
 
 
 def test_a_storage_that_fails_reaches_the_consumer(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,14 +203,14 @@ def test_a_storage_that_fails_reaches_the_consumer(dataset: Dataset, monkeypatch
 
 def test_a_failing_order_reaches_the_consumer(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     order = make_order(dataset)
-    loader = Loader(dataset, order, lanes=range(4), start=0, stop=12, threads=1)
+    pipeline = Pipeline(dataset, order, lanes=range(4), start=0, stop=12, threads=1)
 
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(order, "plan", fail)
-    with loader, pytest.raises(RuntimeError, match="a bug"):
-        list(loader)
+    with pipeline, pytest.raises(RuntimeError, match="a bug"):
+        list(pipeline)
 
 
 def test_closing_early_ends_every_thread_even_while_one_reads(
@@ -228,14 +224,14 @@ def test_closing_early_ends_every_thread_even_while_one_reads(
         real(storage, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LocalStorage, "read_into", slow)
-    loader = Loader(dataset, make_order(dataset), lanes=range(4), start=0, stop=40, threads=2)
+    pipeline = Pipeline(dataset, make_order(dataset), lanes=range(4), start=0, stop=40, threads=2)
     assert waiting.wait(30)
     with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(loader.close)
+        closing = pool.submit(pipeline.close)
         go_on.set()
         closing.result(timeout=30)
-    assert list(loader) == []
-    loader.close()
+    assert list(pipeline) == []
+    pipeline.close()
 
 
 def test_no_more_than_two_blocks_of_a_lane_and_two_batches_are_ahead(
@@ -251,8 +247,8 @@ def test_no_more_than_two_blocks_of_a_lane_and_two_batches_are_ahead(
         real(storage, key, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LocalStorage, "read_into", count)
-    with Loader(dataset, order, lanes=range(1), start=0, stop=1000, threads=1) as loader:
-        iterator = iter(loader)
+    with Pipeline(dataset, order, lanes=range(1), start=0, stop=1000, threads=1) as pipeline:
+        iterator = iter(pipeline)
         taken = 0
         plan = order.plan(0, 0)
         for _ in range(12):
@@ -273,7 +269,7 @@ def test_nonsense_is_refused(dataset: Dataset) -> None:
     order = make_order(dataset)
     for wrong in ({"lanes": range(0)}, {"start": -1}, {"threads": 0}):
         with pytest.raises(ValueError, match="lanes"):
-            Loader(dataset, order, **{"lanes": range(4), "start": 0, "stop": 1, "threads": 1, **wrong})  # type: ignore[arg-type]
+            Pipeline(dataset, order, **{"lanes": range(4), "start": 0, "stop": 1, "threads": 1, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty batch"):
         list(read_in_order(dataset, 0, 5, 0))
 

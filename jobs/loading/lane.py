@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from jobs.shards.block import LoadedBlock, load_block
+from jobs.loading.block import LoadedBlock, load_block
 from jobs.shards.dataset import Dataset
 from jobs.shards.order import LanePlan
 

@@ -1,0 +1,166 @@
+"""The loader process: `python -m jobs.loading.worker DESCRIPTOR`, started by `LoaderProcess` and ended with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+
+from jobs.errors import RecoError
+from jobs.loading.messages import Ask, Counters, Ended, Failed, Filled, Open, Opened, Release, Start, Stop, Waiting
+from jobs.loading.pipeline import Pipeline
+from jobs.loading.slots import Ring, StoppedError
+from jobs.shards.dataset import Dataset, open_dataset
+from jobs.storage.activity import ACTIVITY
+
+_log = logging.getLogger("reco.loader")
+
+
+class Worker:
+    """Opens data sets and fills rings, as it is told over a connection; ends when the other end does."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._datasets: dict[int, Dataset] = {}
+        self._feeds: dict[int, _Feed] = {}
+
+    def serve(self) -> None:
+        """Do as told until the other end is gone."""
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                return
+            match message:
+                case Open():
+                    # In a thread of its own, so that this one hears at once when the trainer is gone.
+                    threading.Thread(target=self._open, args=(message,), daemon=True).start()
+                case Start():
+                    ring = Ring(
+                        recv_handle(self._connection), slots=message.slots, size=message.slot_size, free=message.free
+                    )
+                    feed = self._feeds[message.stream] = _Feed(message, ring)
+                    threading.Thread(target=self._feed, args=(feed,), daemon=True).start()
+                case Release():
+                    if message.stream in self._feeds:
+                        self._feeds[message.stream].ring.give_back(message.slot)
+                case Stop():
+                    if (ended := self._feeds.pop(message.stream, None)) is not None:
+                        ended.stop()
+                case Ask():
+                    self._send(Waiting([str(read) for read in ACTIVITY.under_way()]))
+
+    def _open(self, request: Open) -> None:
+        source = request.source if isinstance(request.source, str) else list(request.source)
+        try:
+            dataset = open_dataset(source, index=request.index)
+            labels = dataset.labels if request.labels else None
+        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+            self._send(Failed(request.number, _portable(error), of_stream=False))
+            return
+        self._datasets[request.number] = dataset
+        self._send(
+            Opened(
+                number=request.number,
+                hash=dataset.hash,
+                counts=dataset.counts,
+                left_out=dataset.left_out,
+                num_classes=dataset.num_classes,
+                longest=max(dataset.max_size),
+                most_pixels=dataset.max_pixels,
+                labels=labels,
+            )
+        )
+
+    def _feed(self, feed: _Feed) -> None:
+        request = feed.request
+        pictures = replaced = 0
+        try:
+            with Pipeline(
+                self._datasets[request.dataset],
+                request.order,
+                lanes=request.lanes,
+                start=request.start,
+                stop=request.stop,
+                threads=request.threads,
+                slots=feed.ring,
+                detail=request.detail,
+                replace=request.replace,
+            ) as pipeline:
+                feed.pipeline = pipeline
+                for slot, batch in pipeline:
+                    pictures += len(batch)
+                    replaced += len(batch.replaced)
+                    done = ACTIVITY.counters()
+                    self._send(
+                        Filled(
+                            stream=request.stream,
+                            slot=slot,
+                            size=len(batch.pixels),
+                            step=batch.step,
+                            epoch=batch.epoch,
+                            offsets=batch.offsets,
+                            sizes=batch.sizes,
+                            sample_ids=batch.sample_ids,
+                            labels=batch.labels,
+                            replaced=batch.replaced,
+                            counters=Counters(done.bytes_read, done.retries, pictures, pipeline.decode_s, replaced),
+                        )
+                    )
+            self._send(Ended(request.stream))
+        except StoppedError:
+            pass  # the trainer asked for it, and waits for nothing more
+        except BaseException as error:  # noqa: BLE001 - it is raised where the batch was asked for
+            self._send(Failed(request.stream, _portable(error), of_stream=True))
+
+    def _send(self, message: object) -> None:
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError:
+            os._exit(0)  # the trainer is gone, and nobody is left to tell
+
+
+@dataclass
+class _Feed:
+    """A stream that is being filled."""
+
+    request: Start
+    ring: Ring
+    pipeline: Pipeline | None = None
+
+    def stop(self) -> None:
+        """End its threads; a read under way may take a while, so somebody else waits for it."""
+        closing = self.ring if self.pipeline is None else self.pipeline
+        threading.Thread(target=closing.close, daemon=True).start()
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error as the trainer can raise it: as it is where it explains itself, else in words."""
+    if isinstance(error, RecoError):
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # noqa: BLE001 - whatever a class lacks for it, the words are kept
+            portable = RecoError(error.message, hint=error.hint)
+            portable.exit_code = error.exit_code
+            return portable
+        return error
+    _log.error("the loader failed", exc_info=error)
+    return RecoError(f"The loader failed: {type(error).__name__}: {error}.", hint="Its log above has the traceback.")
+
+
+def main() -> None:
+    """Serve the connection whose descriptor is the only argument."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    Worker(Connection(int(sys.argv[1]))).serve()
+    os._exit(0)  # threads may be in the middle of a read that nobody waits for any more
+
+
+if __name__ == "__main__":
+    main()
