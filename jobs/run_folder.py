@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from jobs.errors import RecoError, UserError
 from jobs.spec import RunSpec, parse_spec, to_yaml
@@ -112,6 +112,25 @@ class RunFolder:
                 record: Record = json.loads(line)
                 found[record["step"]] = record
         return [found[step] for step in sorted(found) if up_to is None or step <= up_to]
+
+    def write_quarantine(self, pictures: list[dict[str, Any]], *, epoch: int, rank: int) -> None:
+        """Keep the pictures that one rank could not use in an epoch, with those an earlier attempt kept."""
+        key = f"quarantine/epoch-{epoch:06d}-rank-{rank:05d}.jsonl"
+        before = self._lines(key) if self.storage.exists(key) else []
+        known = {(each["step"], each["sample_id"]) for each in pictures}
+        kept = [each for each in before if (each["step"], each["sample_id"]) not in known] + pictures
+        self.storage.write(key, "".join(json.dumps(each) + "\n" for each in kept).encode())
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Every picture that could not be used, once, as it was first met: sample_id, key, reason, step, epoch, by."""
+        found: dict[int, dict[str, Any]] = {}
+        for stored in self.storage.list("quarantine/"):
+            for each in self._lines(stored.key):
+                found.setdefault(each["sample_id"], each)
+        return list(found.values())
+
+    def _lines(self, key: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.storage.read(key).decode().splitlines()]
 
     def write_result(self, result: dict[str, float]) -> None:
         """Keep what the encoder was judged to be worth at the end."""

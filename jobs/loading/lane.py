@@ -6,26 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 from jobs.loading.block import LoadedBlock, load_block
 from jobs.shards.dataset import Dataset
-from jobs.shards.order import LanePlan
-
-
-class SampleOrder(Protocol):
-    """What the loader needs of an order."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in an epoch."""
-
-    @property
-    def lane_batch_size(self) -> int:
-        """Samples that a batch takes from each lane."""
-
-    def plan(self, epoch: int, lane: int) -> LanePlan:
-        """One lane's blocks in an epoch."""
+from jobs.shards.order import SampleOrder
 
 
 class Lane:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from jobs.loading.batch import Replaced
 from jobs.loading.detail import Detail
-from jobs.loading.lane import SampleOrder
+from jobs.shards.order import SampleOrder
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class Counters:
-    """What a loader process has done since it began; all of it only ever grows.
+    """What was done for a stream since it began; all of it only ever grows.
 
     Attributes:
-        bytes_read: From storage.
+        bytes_read: From storage, by the whole process.
         retries: Requests that had to be made again.
         pictures: Decoded.
         decode_s: CPU seconds of decoding.
         replaced: Pictures that others stood in for.
+        restarts: How often the process died and was started again.
     """
 
     bytes_read: int = 0
@@ -57,6 +58,13 @@ class Counters:
     pictures: int = 0
     decode_s: float = 0.0
     replaced: int = 0
+    restarts: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
+
+    def __sub__(self, other: Counters) -> Counters:
+        return Counters(**{name: getattr(self, name) - getattr(other, name) for name in vars(self)})
 
 
 # From the trainer.

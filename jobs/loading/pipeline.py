@@ -17,12 +17,12 @@ from jobs.loading.batch import Batch, Replaced, layout
 from jobs.loading.block import FetchedSample, LoadedBlock
 from jobs.loading.channel import Channel
 from jobs.loading.detail import Detail
-from jobs.loading.lane import Lane, SampleOrder
+from jobs.loading.lane import Lane
 from jobs.loading.slots import Heap, Slots, StoppedError
 from jobs.shards.dataset import Dataset
 from jobs.shards.decode import PictureError, Pixels, decode_into
 from jobs.shards.errors import DamagedSampleError
-from jobs.shards.order import NaturalOrder
+from jobs.shards.order import NaturalOrder, SampleOrder
 from jobs.shards.records import FORMATS
 
 _AHEAD = 2  # batches that may be in the making or ready before the consumer asks

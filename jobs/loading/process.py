@@ -18,10 +18,9 @@ from types import TracebackType
 from jobs.errors import RecoError
 from jobs.loading.batch import Batch
 from jobs.loading.detail import Detail
-from jobs.loading.lane import SampleOrder
 from jobs.loading.messages import Ask, Counters, Ended, Failed, Filled, Open, Opened, Release, Start, Stop, Waiting
 from jobs.loading.slots import Ring
-from jobs.shards.order import NaturalOrder
+from jobs.shards.order import NaturalOrder, SampleOrder
 
 _log = logging.getLogger(__name__)
 
@@ -163,20 +162,30 @@ class LoaderProcess:
         return stream
 
     def read(
-        self, dataset: Opened, rows: range, *, batch_size: int, detail: Detail | None = None, slots: int = 3
+        self,
+        dataset: Opened,
+        rows: range,
+        *,
+        batch_size: int,
+        detail: Detail | None = None,
+        replace: bool = False,
+        slots: int = 3,
     ) -> Stream:
-        """The samples of `rows` as they are stored, each once; a picture that cannot be used is an error.
+        """The samples of `rows` as they are stored, each once.
 
         Args:
             dataset: From `open`.
             rows: Consecutive sample ids, at least one.
             batch_size: Samples per batch; the last may be smaller.
             detail: As for `stream`.
+            replace: As for `stream`.
             slots: As for `stream`.
         """
         order = NaturalOrder(dataset.counts, start=rows.start, stop=rows.stop, batch_size=min(batch_size, len(rows)))
         stop = order.steps_per_epoch
-        return self.stream(dataset, order, lanes=range(1), start=0, stop=stop, detail=detail, slots=slots)
+        return self.stream(
+            dataset, order, lanes=range(1), start=0, stop=stop, detail=detail, replace=replace, slots=slots
+        )
 
     def close(self) -> None:
         """End the process and every stream."""
@@ -401,7 +410,8 @@ class Stream:
         if self._generation == self._loader.generation and self._loader.pid is not None:
             return
         self.inbox.clear()
-        self._before = self.counters
+        died = Counters(restarts=1 if self._generation else 0)
+        self._before = self.counters = self.counters + died
         self._loader.begin(self)
         self._generation = self._loader.generation
 
@@ -422,7 +432,7 @@ class Stream:
         loader.delivered()
         self._next = message.step + 1
         self._held[message.step] = message.slot
-        self.counters = _sum(self._before, message.counters)
+        self.counters = self._before + message.counters
         return Batch(
             step=message.step,
             epoch=message.epoch,
@@ -445,7 +455,3 @@ def _death_noticed() -> Iterator[None]:
         yield
     except (EOFError, OSError) as error:
         raise _DiedError(str(error)) from error
-
-
-def _sum(one: Counters, other: Counters) -> Counters:
-    return Counters(**{name: getattr(one, name) + getattr(other, name) for name in vars(one)})

@@ -81,6 +81,7 @@ class Worker:
     def _feed(self, feed: _Feed) -> None:
         request = feed.request
         pictures = replaced = 0
+        before = ACTIVITY.counters()
         try:
             with Pipeline(
                 self._datasets[request.dataset],
@@ -97,7 +98,7 @@ class Worker:
                 for slot, batch in pipeline:
                     pictures += len(batch)
                     replaced += len(batch.replaced)
-                    done = ACTIVITY.counters()
+                    now = ACTIVITY.counters()
                     self._send(
                         Filled(
                             stream=request.stream,
@@ -110,7 +111,13 @@ class Worker:
                             sample_ids=batch.sample_ids,
                             labels=batch.labels,
                             replaced=batch.replaced,
-                            counters=Counters(done.bytes_read, done.retries, pictures, pipeline.decode_s, replaced),
+                            counters=Counters(
+                                bytes_read=now.bytes_read - before.bytes_read,
+                                retries=now.retries - before.retries,
+                                pictures=pictures,
+                                decode_s=pipeline.decode_s,
+                                replaced=replaced,
+                            ),
                         )
                     )
             self._send(Ended(request.stream))
@@ -158,6 +165,7 @@ def _portable(error: BaseException) -> BaseException:
 def main() -> None:
     """Serve the connection whose descriptor is the only argument."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where each client found its keys
     Worker(Connection(int(sys.argv[1]))).serve()
     os._exit(0)  # threads may be in the middle of a read that nobody waits for any more
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,21 @@ class LanePlan:
             seed, epoch, lane = self._shuffle
             shuffle = (seed, epoch, number, lane, _BLOCK)
         return Block(shards, firsts, counts, shuffle)
+
+
+class SampleOrder(Protocol):
+    """What the loader needs of an order."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch."""
+
+    @property
+    def lane_batch_size(self) -> int:
+        """Samples that a batch takes from each lane."""
+
+    def plan(self, epoch: int, lane: int) -> LanePlan:
+        """One lane's blocks in an epoch."""
 
 
 class Order:

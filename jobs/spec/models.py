@@ -90,6 +90,10 @@ class DataSpec(Section):
         description="Virtual lanes the sample order is cut into, fixed for a run; null takes method.groups.",
     )
     shuffle_shards: Count = Field(default=4, description="Shards per block within which a lane is shuffled.")
+    bad_pictures: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.001,
+        description="Largest part of the pictures that may be damaged; others stand in for them. More end the run.",
+    )
 
 
 class EncoderSpec(Section):

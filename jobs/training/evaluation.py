@@ -56,7 +56,13 @@ class Evaluation:
         if train is None:
             rows = range(min(len(self._data.train), probes.CALIBRATION_PICTURES))
             features = probes.embed(
-                encoder, self._data.loader, self._data.train, rows, image_size=self._size, device=self._ranks.device
+                encoder,
+                self._data.loader,
+                self._data.train,
+                rows,
+                image_size=self._size,
+                device=self._ranks.device,
+                replace=True,
             )
             return {"train/rank_me": health.rank_me(features)}
         name, final = ("test", self._data.probe_test) if self._data.probe_test else ("valid", self._data.probe_valid)

@@ -7,13 +7,13 @@ import math
 import resource
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.errors import RecoError
+from jobs.loading.messages import Counters
 from jobs.reco import ReCo, StepOutput, StepViews
 from jobs.reco.schedules import learning_rate
 from jobs.run_folder import Progress, Record, RunFolder
@@ -24,6 +24,7 @@ from jobs.training.evaluation import Evaluation
 from jobs.training.feed import DeviceBatch, Feed, slots
 from jobs.training.heartbeat import Heartbeat
 from jobs.training.plan import Data, Plan, make_plan, method_config, train_detail
+from jobs.training.quarantine import Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import Recorder
 from jobs.views import Views
@@ -89,6 +90,7 @@ class Trainer:
         )
         self.folder, self.heartbeat, self.recorder = folder, heartbeat, recorder
         self.checkpoints = Checkpoints(folder.storage, keep=spec.checkpoint.keep)
+        self.quarantine = Quarantine(folder, rank=ranks.rank, samples=len(data.train), allowed=spec.data.bad_pictures)
         self.evaluation = Evaluation(spec, data, ranks=ranks)
         self.step = 0
         self.resumed_from = 0
@@ -107,10 +109,11 @@ class Trainer:
         """
         self.restore()
         self.publish("training")
-        self.window = Window(self.ranks.device)
         self.saved_at = time.monotonic()
         with self.open_feed() as feed:
+            self.window = Window(self.ranks.device, self.stream.counters)
             for ready in self.timed(feed):
+                self.quarantine.add(ready.batch.replaced)
                 terms = self.train_step(ready)
                 self.window.add(terms)
                 if self.is_logging_step() and self.log():
@@ -169,8 +172,18 @@ class Trainer:
 
         Ranks agree on saving and stopping by the same reduction that averages the metrics.
         """
-        wishes = (float(self.ranks.is_first and self.save_due()), float(self.heartbeat.stop_requested))
-        metrics, (save, stop) = self.window.close(self.ranks, wishes)
+        epoch = (self.step - 1) // self.plan.steps_per_epoch
+        metrics, agreed = self.window.close(
+            self.ranks,
+            self.stream.counters,
+            {
+                "save": float(self.ranks.is_first and self.save_due()),
+                "stop": float(self.heartbeat.stop_requested),
+                "bad": float(self.quarantine.met(epoch)),
+            },
+        )
+        self.quarantine.check(round(agreed["bad"]), epoch)
+        save, stop = agreed["save"], agreed["stop"]
         if not math.isfinite(metrics["train/loss"]):
             raise DivergedError(
                 f"the loss became {metrics['train/loss']} by step {self.step}; "
@@ -190,7 +203,7 @@ class Trainer:
         self.publish("training", metrics)
         if save > 0 or stop > 0 or self.step == self.plan.total_steps:
             self.save()
-        self.window = Window(self.ranks.device)
+        self.window = Window(self.ranks.device, self.stream.counters)
         return stop > 0 and self.step < self.plan.total_steps
 
     def measure_health(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -222,6 +235,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint and the records that led to it; all ranks take part."""
         self.ranks.average_batch_statistics(self.model)
+        self.quarantine.write()
         if self.ranks.is_first:
             self.folder.write_records(self.records, step=self.step)
             self.records = []
@@ -296,15 +310,16 @@ class Window:
 
     Args:
         device: Where the terms are.
+        counters: What the loader has done before.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, counters: Counters) -> None:
         self.waited = 0.0
         self._started = time.perf_counter()
         self._device = device
+        self._before = counters
         self._steps = 0
         self._sums: dict[str, Tensor] = {}
-        self._pictures = 0
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add the terms of one step."""
@@ -312,20 +327,38 @@ class Window:
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
-    def close(self, ranks: Ranks, wishes: tuple[float, ...]) -> tuple[dict[str, float], tuple[float, ...]]:
-        """Means over the window and all ranks, and the sum over all ranks of what each wishes.
+    def close(
+        self, ranks: Ranks, counters: Counters, agree: dict[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """The window's metrics, and what all ranks bring to agree on; one reduction for all of it.
 
-        One reduction for all of it.
+        Args:
+            ranks: Those that meet here.
+            counters: What the loader has done by now.
+            agree: Numbers by name.
+
+        Returns:
+            Metrics: means over the window and all ranks, but the sums over all ranks of what was read; and the sums of
+            `agree` over all ranks.
         """
         elapsed = time.perf_counter() - self._started
-        times = (elapsed / self._steps, self.waited / elapsed, *wishes)
-        local = torch.tensor(times, device=self._device, dtype=torch.float64)
-        sums = torch.stack(list(self._sums.values())).double() / self._steps
-        values: list[Any] = ranks.mean(torch.cat([sums, local])).tolist()
+        done = counters - self._before
+        local = {
+            "time/step_s": elapsed / self._steps,
+            "time/data_wait": self.waited / elapsed,
+            "data/bytes_per_s": done.bytes_read / elapsed * ranks.world_size,
+            "data/decode_ms": 1e3 * done.decode_s / max(done.pictures, 1),
+            "data/retries": float(done.retries * ranks.world_size),
+            "data/replaced": float(done.replaced * ranks.world_size),
+            "data/loader_restarts": float(done.restarts * ranks.world_size),
+            **{name: value * ranks.world_size for name, value in agree.items()},
+        }
+        numbers = torch.tensor(list(local.values()), device=self._device, dtype=torch.float64)
+        terms = torch.stack(list(self._sums.values())).double() / self._steps
+        values: list[float] = ranks.mean(torch.cat([terms, numbers])).tolist()
         metrics = {f"train/{name}": value for name, value in zip(self._sums, values, strict=False)}
-        step_s, data_wait, *agreed = values[len(self._sums) :]
-        metrics |= {"time/step_s": step_s, "time/data_wait": data_wait}
-        return metrics, tuple(agreed)
+        metrics |= dict(zip(local, values[len(self._sums) :], strict=True))
+        return metrics, {name: metrics.pop(name) for name in agree}
 
 
 def memory_gb(device: torch.device) -> float:

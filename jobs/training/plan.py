@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +78,16 @@ def make_plan(spec: RunSpec, dataset: Opened) -> Plan:
     """Work out a run's numbers and refuse what cannot work.
 
     Raises:
-        PlanError: If the data set is smaller than a batch, or the queue is longer than half the data set.
+        PlanError: If too many pictures are bad, the data set is smaller than a batch, or the queue is longer than half
+            of it.
     """
+    lost, whole = dataset.left_out, dataset.left_out + len(dataset)
+    if lost > math.ceil(spec.data.bad_pictures * whole):
+        raise PlanError(
+            f"{lost} of the {whole} pictures in data.train cannot be used, more than data.bad_pictures "
+            f"{spec.data.bad_pictures:g} allows.",
+            hint="`reco data verify` lists them; mend the shards, or allow more.",
+        )
     samples, batch, queue = len(dataset), spec.train.global_batch_size, spec.method.queue_size
     if samples < batch:
         raise PlanError(

@@ -50,6 +50,7 @@ def embed(
     image_size: int,
     device: torch.device,
     precision: str = "fp32",
+    replace: bool = False,
 ) -> Tensor:
     """Features of a consecutive part of a data set, in its order, from centre views.
 
@@ -61,6 +62,7 @@ def embed(
         image_size: Side of the views in pixels.
         device: Where to compute.
         precision: `bf16` computes under autocast.
+        replace: Whether another picture may stand in for one that cannot be used; not where labels count.
 
     Returns:
         Shape (len(rows), c), float32.
@@ -70,7 +72,8 @@ def embed(
     parts = []
     fraction = crop_fraction(image_size)
     detail = Detail.of_centre(image_size, fraction)
-    with Feed(loader.read(dataset, rows, batch_size=BATCH, detail=detail, slots=slots(device)), device) as feed:
+    stream = loader.read(dataset, rows, batch_size=BATCH, detail=detail, replace=replace, slots=slots(device))
+    with Feed(stream, device) as feed:
         for ready in feed:
             views = centre_view(ready.pictures, image_size=image_size, crop_fraction=fraction)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -173,7 +176,7 @@ def untrained_encoder(
             layer.momentum = None  # type: ignore[assignment]  # a cumulative average instead of an exponential one
     encoder.train()
     rows = range(min(len(dataset), CALIBRATION_PICTURES))
-    embed(encoder, loader, dataset, rows, image_size=image_size, device=device)
+    embed(encoder, loader, dataset, rows, image_size=image_size, device=device, replace=True)
     module: nn.Module = encoder.eval()
     return module
 
