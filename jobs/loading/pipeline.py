@@ -20,7 +20,7 @@ from jobs.loading.detail import Detail
 from jobs.loading.lane import Lane
 from jobs.loading.slots import Heap, Slots, StoppedError
 from jobs.shards.dataset import Dataset
-from jobs.shards.decode import PictureError, Pixels, decode_into
+from jobs.shards.decode import Bytes, PictureError, Pixels, decode_into
 from jobs.shards.errors import DamagedSampleError
 from jobs.shards.order import NaturalOrder, SampleOrder
 from jobs.shards.records import FORMATS
@@ -232,7 +232,7 @@ class Pipeline:
 
     def _fill(self, out: Pixels, sample: FetchedSample, factor: int) -> str | None:
         """Check and decode one sample: the one place where a sample is given up; returns why, or None."""
-        data = sample.data()
+        data: Bytes = sample.data()
         if google_crc32c.value(data) != sample.crc32c:
             try:
                 data = self._dataset.fetch(sample.sample_id, tries=1)
