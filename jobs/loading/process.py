@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
+from pathlib import Path
 from types import TracebackType
 
 from jobs.errors import RecoError
@@ -88,6 +90,14 @@ class LoaderProcess:
     def pid(self) -> int | None:
         """Of the process that runs now."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of the process that runs now."""
+        if self.pid is None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def open(self, source: str | Sequence[str], *, index: str | None = None, labels: bool = False) -> Opened:
         """Open a data set, building its index where there is none.
