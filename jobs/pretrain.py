@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import signal
 import sys
@@ -38,6 +39,7 @@ from jobs.training.ranks import Ranks, pick_device
 from jobs.training.run import run
 
 _log = logging.getLogger("reco.pretrain")
+_EXAMPLES = 3  # of bad pictures that MLflow shows without opening the list
 
 
 def main() -> int:
@@ -81,7 +83,10 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
             tags=_description(spec, data),
         )
         try:
-            results = _train(spec, folder, tracked)
+            try:
+                results = _train(spec, folder, tracked)
+            finally:
+                _log_quarantine(folder, tracked)
             if results is None:
                 tracked.finish("KILLED")
                 return {"status": "stopped", "exit_code": 130, "tracking_url": tracked.url}
@@ -101,6 +106,11 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
 
 def _train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, float] | None:
     """Place the workers and wait for them; None when the run was asked to stop."""
+    with tempfile.TemporaryDirectory(prefix="reco-ray-") as notes:
+        return _train_with_notes(spec, folder, tracked, notes)
+
+
+def _train_with_notes(spec: RunSpec, folder: RunFolder, tracked: TrackedRun, notes: str) -> dict[str, float] | None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"spec": spec.model_dump_json(), "url": folder.url, "tracked": tracked},
@@ -112,10 +122,12 @@ def _train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, f
                 **({"GPU": spec.scale.gpus_per_worker} if spec.scale.gpus_per_worker else {}),
             },
         ),
-        # Ray keeps only its own notes here. It is handed no checkpoint: the run's folder is the truth.
+        # Ray is handed no checkpoint, since the run's folder is the truth; what it notes for itself dies with the
+        # attempt. Not in the run's folder: pyarrow, which Ray writes with, makes folder marks that not every S3
+        # server takes.
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=folder.url if "://" in folder.url else str(Path(folder.url).resolve()),
+            storage_path=notes,
             failure_config=ray.train.FailureConfig(max_failures=spec.scale.max_restarts, controller_failure_limit=3),
         ),
     )
@@ -203,6 +215,23 @@ def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, 
         card=_prose(spec, pictures=len(data.train)),
     )
     return f"{registered.name}/{registered.version}"
+
+
+def _log_quarantine(folder: RunFolder, tracked: TrackedRun) -> None:
+    """Tell MLflow of the pictures that could not be used, where there were any."""
+    bad = folder.quarantine()
+    if not bad:
+        return
+    first = "; ".join(f"{each['key']}: {each['reason']}" for each in bad[:_EXAMPLES])
+    _log.warning("%d pictures could not be used, listed in %s/quarantine: %s", len(bad), folder.url, first)
+    try:
+        tracked.set_tags({"reco.bad_pictures": len(bad), "reco.bad_pictures_first": first})
+        with tempfile.TemporaryDirectory() as temporary:
+            listed = Path(temporary) / "quarantine.jsonl"
+            listed.write_text("".join(json.dumps(each) + "\n" for each in bad))
+            tracked.log_artifact(listed)
+    except RecoError as error:  # how the training ended matters more
+        _log.warning("MLflow could not be told of them: %s", error)
 
 
 @contextlib.contextmanager

@@ -179,6 +179,32 @@ def test_the_loader_ends_with_its_trainer_and_leaves_nothing(folder: Path) -> No
     assert set(Path("/dev/shm").iterdir()) <= before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount another /dev/shm")
+def test_a_full_dev_shm_is_no_obstacle(folder: Path) -> None:
+    program = """
+        import pathlib, sys
+        from jobs.loading.process import LoaderProcess
+        shm = pathlib.Path("/dev/shm")
+        try:
+            (shm / "filler").write_bytes(bytes(1 << 20))
+            sys.exit("/dev/shm is not full")
+        except OSError:
+            pass
+        with LoaderProcess() as loader:
+            opened = loader.open(sys.argv[1])
+            print(sum(len(batch) for batch in loader.read(opened, range(len(opened)), batch_size=10)))
+    """
+    mounted = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"'
+    ran = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", textwrap.dedent(program), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout.strip() == str(sum(COUNTS)), ran.stderr
+
+
 def test_closing_ends_the_process_at_once(folder: Path) -> None:
     loader = LoaderProcess()
     opened = loader.open(str(folder))

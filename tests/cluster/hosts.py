@@ -1,0 +1,168 @@
+"""Hosts of their own on one machine: network namespaces on a bridge, each with its own address, name and /tmp."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+_BRIDGE = "reco0"
+_SUBNET = "10.213.7"
+_INSIDE = """
+set -e
+hostname "$1"
+mount --bind "$2" /tmp
+mount --bind "$3" /etc/hosts
+shift 3
+exec "$@"
+"""
+
+
+class Host:
+    """One host.
+
+    Args:
+        name: Its name.
+        number: Last part of its address.
+        folder: Where its /tmp, its logs and its hosts file lie.
+    """
+
+    def __init__(self, name: str, number: int, folder: Path) -> None:
+        self.name = name
+        self.address = f"{_SUBNET}.{number}"
+        self._namespace = f"reco-{name}"
+        self._link = f"rc-{name}"[:15]
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        (folder / "tmp").mkdir(parents=True)
+
+    def up(self) -> None:
+        """Make its namespace and plug it in."""
+        _ip("netns", "add", self._namespace)
+        _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
+        _ip("link", "set", self._link, "master", _BRIDGE, "up")
+        for command in (
+            ("address", "add", f"{self.address}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+            ("route", "add", "default", "via", f"{_SUBNET}.1"),
+        ):
+            _ip("-n", self._namespace, *command)
+
+    def start(self, command: str, environment: Mapping[str, str], *, log: str) -> subprocess.Popen[bytes]:
+        """Run a command on this host; its output goes to the log of that name."""
+        process = subprocess.Popen(self._command(command), env=dict(environment), **self._output(log))  # type: ignore[call-overload]
+        self._processes.append(process)
+        return process
+
+    def run(self, command: str, environment: Mapping[str, str], *, timeout: float, check: bool = True) -> str:
+        """Run a command on this host to its end; returns what it printed."""
+        ran = subprocess.run(
+            self._command(command),
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert ran.returncode == 0 or not check, f"{command} on {self.name}: exit code {ran.returncode}\n{ran.stdout}"
+        return ran.stdout
+
+    def log(self, name: str) -> str:
+        """What a started command printed so far."""
+        return (self._folder / f"{name}.log").read_text()
+
+    def await_port(self, port: int, *, seconds: float = 60.0) -> None:
+        """Wait until something listens there."""
+        import socket
+
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, port), timeout=1):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"nothing listens on {self.name}:{port}")
+
+    def kill(self) -> None:
+        """End every process of the host at once, as a power cut does."""
+        pids = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True, check=False)
+        for pid in map(int, pids.stdout.split()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        for process in self._processes:
+            process.wait()
+
+    def unplug(self) -> None:
+        """Cut its link; processes go on."""
+        _ip("link", "set", self._link, "down")
+
+    def plug_in(self) -> None:
+        """Mend its link."""
+        _ip("link", "set", self._link, "up")
+
+    def down(self) -> None:
+        """Take it away."""
+        self.kill()
+        subprocess.run(["ip", "link", "del", self._link], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "del", self._namespace], capture_output=True, check=False)
+
+    def _command(self, command: str) -> list[str]:
+        names = self._folder.parent / "hosts"
+        inside = ["unshare", "-m", "-u", "sh", "-c", _INSIDE, "sh", self.name, str(self._folder / "tmp"), str(names)]
+        return ["ip", "netns", "exec", self._namespace, *inside, *shlex.split(command)]
+
+    def _output(self, log: str) -> dict[str, object]:
+        file = (self._folder / f"{log}.log").open("wb")
+        return {"stdout": file, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+
+
+@contextlib.contextmanager
+def network(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Host]]:
+    """Hosts on one bridge; all of it is gone afterwards.
+
+    Args:
+        folder: For their files; not below /tmp, which each host has for itself.
+        names: Of the hosts.
+    """
+    hosts = {name: Host(name, number, folder / name) for number, name in enumerate(names, start=10)}
+    lines = ["127.0.0.1 localhost", *(f"{host.address} {host.name}" for host in hosts.values())]
+    (folder / "hosts").write_text("\n".join(lines) + "\n")
+    _clean()
+    try:
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("address", "add", f"{_SUBNET}.1/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        for host in hosts.values():
+            host.up()
+        yield hosts
+    finally:
+        for host in hosts.values():
+            host.down()
+        _clean()
+
+
+def program(name: str) -> str:
+    """The path of a console script of this environment."""
+    found = Path(sys.executable).with_name(name)
+    return str(found) if found.exists() else shutil.which(name) or name
+
+
+def _clean() -> None:
+    """Remove what an earlier run that was killed has left."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    for line in listed.stdout.splitlines():
+        if line.startswith("reco-"):
+            subprocess.run(["ip", "netns", "del", line.split()[0]], capture_output=True, check=False)
+    subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, check=False)
+
+
+def _ip(*words: str) -> None:
+    ran = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, f"ip {' '.join(words)}: {ran.stderr}"
