@@ -1,8 +1,9 @@
-"""Fixtures for reads over servers in trouble."""
+"""Fixtures for reads in trouble."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -27,3 +28,19 @@ def faulty(monkeypatch: pytest.MonkeyPatch, plenty: None) -> Iterator[FaultyServ
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         yield server
+
+
+@pytest.fixture
+def between_pieces(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """Reads of files come in pieces of 100 kB; what is put into the list happens after the first of them."""
+    real: Callable[..., int] = os.preadv
+    events: list[Callable[[], object]] = []
+
+    def in_pieces(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        got = real(descriptor, [buffers[0][:100_000]], offset)
+        while events:
+            events.pop()()
+        return got
+
+    monkeypatch.setattr(os, "preadv", in_pieces)
+    return events

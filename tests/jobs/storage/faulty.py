@@ -1,4 +1,4 @@
-"""An S3 server for GETs of one object that breaks on purpose, in every way a real one was seen to."""
+"""An S3 server that only reads, and that breaks on purpose, in every way a real one was seen to."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ HALF_BODIES = ("truncated", "reset", "no length", "cut chunk", "stall", "trickle
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Answers GETs with `DATA`; `faults[n]` says how request n breaks, `always` how every later one does.
+    """Answers GETs of any key with `DATA`; `faults[n]` says how request n breaks, `always` how every later one does.
 
     Attributes:
         ranges: What was asked for, [start, stop) each, in order.
         connections: The client's port of each of these requests.
-        most_at_once: Most requests that were being answered at the same time.
+        most_at_once: Most of them that were being answered at the same time.
+        questions: HEADs, which never break.
     """
 
     daemon_threads = True
@@ -40,6 +41,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.ranges: list[tuple[int, int]] = []
         self.connections: list[int] = []
         self.most_at_once = 0
+        self.questions = 0
         self.closing = threading.Event()
         self._at_once = 0
         self._lock = threading.Lock()
@@ -69,6 +71,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep the test output clean."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(DATA)))
+        self.send_header("ETag", '"two"' if self.server.always == "other version" else '"one"')
+        self.end_headers()
+        self.server.questions += 1
 
     def do_GET(self) -> None:
         first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")

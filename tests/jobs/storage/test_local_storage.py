@@ -96,22 +96,6 @@ def test_writers_and_deleters_of_one_folder_do_not_disturb_each_other(tmp_path: 
 SIZE = 300_000
 
 
-@pytest.fixture
-def between_pieces(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """Reads come in pieces of 100 kB; what is put into the list happens after the first of them."""
-    real: Callable[..., int] = os.preadv
-    events: list[Callable[[], object]] = []
-
-    def in_pieces(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        got = real(descriptor, [buffers[0][:100_000]], offset)
-        while events:
-            events.pop()()
-        return got
-
-    monkeypatch.setattr(os, "preadv", in_pieces)
-    return events
-
-
 def test_a_file_that_is_cut_or_rewritten_while_it_is_read_is_refused(
     tmp_path: Path, between_pieces: list[Callable[[], object]]
 ) -> None:
