@@ -15,7 +15,7 @@ class Totals:
     """Since the process began.
 
     Attributes:
-        bytes_read: Bytes that were handed out.
+        bytes_read: Over the network or from a disk; what a cache fetches and then serves counts twice.
         retries: Requests that had to be made again.
     """
 

@@ -18,7 +18,7 @@ ERRORS = {
     "404": "NoSuchKey",
     "412": "PreconditionFailed",
 }
-HALF_BODIES = ("truncated", "reset", "no length", "cut chunk", "stall", "trickle")
+HALF_BODIES = ("truncated", "a byte", "reset", "no length", "cut chunk", "stall", "trickle")
 
 
 class FaultyServer(ThreadingHTTPServer):
@@ -27,6 +27,7 @@ class FaultyServer(ThreadingHTTPServer):
     Attributes:
         ranges: What was asked for, [start, stop) each, in order.
         connections: The client's port of each of these requests.
+        delay_s: Wait before every answer.
         most_at_once: Most of them that were being answered at the same time.
         questions: HEADs, which never break.
     """
@@ -40,6 +41,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.always = "fine"
         self.ranges: list[tuple[int, int]] = []
         self.connections: list[int] = []
+        self.delay_s = 0.0
         self.most_at_once = 0
         self.questions = 0
         self.closing = threading.Event()
@@ -86,6 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(fault, start, stop)
 
     def _answer(self, fault: str, start: int, stop: int) -> None:
+        self.server.closing.wait(self.server.delay_s)
         if fault in ERRORS:
             self._refuse(int(fault), ERRORS[fault])
             return
@@ -132,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
     def _break_off(self, fault: str, body: bytes) -> None:
         if fault == "cut chunk":
             self.wfile.write(b"%x\r\n" % len(body))
-        self.wfile.write(body[: len(body) // 2])
+        self.wfile.write(body[: 1 if fault == "a byte" else len(body) // 2])
         self.wfile.flush()
         if fault == "reset":
             # A linger of zero seconds makes the close a reset.

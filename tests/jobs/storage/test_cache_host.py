@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.storage import Storage, cached
+from jobs.storage.cache_folder import CacheFolder
 from jobs.storage.s3 import S3Storage
 from tests.jobs.storage.faulty import DATA, FaultyServer
 
@@ -103,6 +104,18 @@ def test_who_waited_for_a_killed_download_reads_on(faulty: FaultyServer, tmp_pat
     assert second.communicate(timeout=60)[0] == DATA[100:2_000_100]
 
 
+def test_who_asks_just_after_a_download_has_ended_does_not_begin_another(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path, LIMIT)
+    with folder.claim("name") as part:
+        assert part
+        assert part.reserve(10)
+        part.append(memoryview(b"0123456789"))
+        part.publish()
+    with folder.claim("name") as part:
+        assert part is None
+    assert [path.name for path in kept(tmp_path)] == ["name.whole"]
+
+
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mounts a file system in memory with the options given; again with others."""
@@ -158,14 +171,17 @@ def test_a_disk_that_can_only_be_read_still_serves_what_it_has(
 
 def test_a_bad_copy_that_cannot_be_removed_is_not_used(faulty: FaultyServer, mount: Callable[[str], Path]) -> None:
     folder = mount("size=16m")
-    check(make(folder))
-    (path,) = kept(folder)
-    with path.open("r+b") as file:
-        file.write(b"damage")
-    mount("remount,ro")
-    check(make(folder))
     storage = make(folder)
+    check(storage)
+    (path,) = kept(folder)
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"x" * 1000)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # unseen, as a disk does it
+    mount("remount,ro")
+    with pytest.raises(AssertionError):
+        check(storage)
     storage.forget("x")
     check(storage)
     assert path.exists()
-    assert len(faulty.ranges) == 3
+    assert len(faulty.ranges) == 2
