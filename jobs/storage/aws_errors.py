@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import botocore.exceptions as aws
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from jobs.storage.errors import (
     AccessDeniedError,
@@ -42,6 +43,7 @@ _NO_ANSWER = (
     aws.ResponseStreamingError,
     aws.IncompleteReadError,
     aws.ChecksumError,
+    HTTPError,
     OSError,
 )
 
@@ -59,20 +61,18 @@ def status_of(error: ClientError) -> int:
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
     if isinstance(error, ClientError):
-        return status_of(error) >= 500 or status_of(error) == 429 or code_of(error) in _THROTTLED
-    return isinstance(error, _NO_ANSWER)
-
-
-def is_missing(error: ClientError) -> bool:
-    """Whether the answer says that there is no such object (or, to a HEAD, no such bucket)."""
-    return code_of(error) in _MISSING
+        status = status_of(error)
+        # 501 says that the server never will.
+        return (status >= 500 and status != 501) or status == 429 or code_of(error) in _THROTTLED
+    # The last two come from a local file that was to be uploaded.
+    return isinstance(error, _NO_ANSWER) and not isinstance(error, FileNotFoundError | PermissionError)
 
 
 def translate(error: Exception, *, where: str, bucket: str, endpoint: str) -> StorageError:
     """The typed error for what botocore raised.
 
     Args:
-        error: Any error of botocore's, or an `OSError`.
+        error: Any error of botocore's or urllib3's, or an `OSError`.
         where: The URL that was asked for.
         bucket: Its bucket.
         endpoint: The address that was asked, for the message.

@@ -99,6 +99,12 @@ class Storage(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; no error where it is already gone."""
 
+    def forget(self, key: str) -> None:  # noqa: B027 - a storage without a cache does nothing, rightly
+        """The bytes that were read are wrong: drop any copy that is kept of the object, to read it from its origin.
+
+        Only a cache has something to forget.
+        """
+
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import stat as stat_module
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobs.storage.activity import ACTIVITY
@@ -23,6 +24,7 @@ from jobs.storage.base import (
 )
 from jobs.storage.errors import AccessDeniedError, NotFoundError, ObjectChangedError, StorageError
 
+_FOLDER_TRIES = 100
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
@@ -78,48 +80,68 @@ class LocalStorage(Storage):
             while done < len(buffer):
                 got = os.preadv(file.fileno(), [buffer[done:]], start + done)
                 if got == 0:
-                    raise short(where, start, start + len(buffer))
+                    break
                 done += got
                 read.done = done
+            # A file that is replaced or removed stays whole as long as it is open. One that is written in place does
+            # not; its time of change is all there is to tell.
+            if _describe(key, os.fstat(file.fileno())) != now:
+                raise ObjectChangedError(f"{where} was changed while it was read.", hint="Use its new version.")
+            if done < len(buffer):
+                raise short(where, start, start + len(buffer))
 
     def write(self, key: str, data: bytes) -> None:
         """See `Storage.write`: a temporary file in the same folder, synced, then renamed."""
-        with self._translated(key), write_atomically(self._prepared(key)) as descriptor:
-            write_all(descriptor, data)
+        self._publish(key, lambda descriptor: write_all(descriptor, data))
 
     def create(self, key: str, data: bytes) -> bool:
         """See `Storage.create`: a hard link to a finished temporary file, which fails where the name is taken."""
-        path = self._prepared(key)
         try:
-            with self._translated(key), write_atomically(path, publish=_link) as descriptor:
-                write_all(descriptor, data)
+            self._publish(key, lambda descriptor: write_all(descriptor, data), _link)
         except _TakenError:
             return False
         return True
 
     def upload(self, key: str, path: Path) -> None:
         """See `Storage.upload`."""
-        with (
-            self._translated(key),
-            path.open("rb") as source,
-            write_atomically(self._prepared(key)) as descriptor,
-            os.fdopen(os.dup(descriptor), "wb") as target,
-        ):
-            shutil.copyfileobj(source, target, 1 << 20)
+        with self._translated(key), path.open("rb") as source:
+
+            def copy(descriptor: int) -> None:
+                source.seek(0)
+                with os.fdopen(os.dup(descriptor), "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+
+            self._publish(key, copy)
 
     def delete(self, key: str) -> None:
-        """See `Storage.delete`."""
-        with self._translated(key), contextlib.suppress(FileNotFoundError):
-            self._path(key).unlink()
+        """See `Storage.delete`; folders that become empty by it go as well, as in S3, where there are none."""
+        path = self._path(key)
+        with self._translated(key):
+            path.unlink(missing_ok=True)
+        # Not empty, already gone, or not ours to remove: the object is deleted, and its folder may as well stay.
+        with contextlib.suppress(OSError):
+            for folder in itertools.takewhile(lambda folder: folder != self._root, path.parents):
+                folder.rmdir()
+
+    def _publish(
+        self, key: str, fill: Callable[[int], None], publish: Callable[[str, Path], None] = os.replace
+    ) -> None:
+        path = self._path(key)
+        with self._translated(key):
+            for tries_left in reversed(range(_FOLDER_TRIES)):
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with write_atomically(path, publish) as descriptor:
+                        fill(descriptor)
+                    return
+                except (FileNotFoundError, FileExistsError):
+                    # Somebody's `delete` took the folder away while it was still empty (`mkdir` says that it exists
+                    # where it was there, and is no folder a moment later).
+                    if not tries_left:
+                        raise
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
-
-    def _prepared(self, key: str) -> Path:
-        path = self._path(key)
-        with self._translated(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return path
 
     @contextlib.contextmanager
     def _translated(self, key: str) -> Iterator[None]:

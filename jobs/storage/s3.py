@@ -13,15 +13,19 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
+from urllib3.exceptions import HTTPError
 
-from jobs.storage.aws_errors import code_of, is_missing, is_transient, status_of, translate
+from jobs.storage.aws_errors import code_of, is_transient, status_of, translate
 from jobs.storage.base import Storage, StoredObject, check_key, check_prefix
-from jobs.storage.errors import BucketError, NotFoundError, StorageError
-from jobs.storage.retry import Backoff
-from jobs.storage.s3_read import RangedRead, bare_etag
+from jobs.storage.errors import AccessDeniedError, BucketError, NotFoundError, StorageError
+from jobs.storage.retry import IN_FLIGHT, Patience, Tries
+from jobs.storage.s3_read import Floor, RangedRead, bare_etag
 
 _UPLOAD_TRIES = 5
+_STRANGER_S = 3.0  # an endpoint that has never answered is more likely misspelled than away for a minute
 _AMAZON = ("amazonaws.com", "amazonaws.com.cn")
+
+_FAULTS = (BotoCoreError, ClientError, HTTPError, OSError, ValueError)
 
 T = TypeVar("T")
 
@@ -35,8 +39,10 @@ class S3Storage(Storage):
     Args:
         bucket: Its name.
         prefix: Without slashes at its ends; may be empty.
-        reading: Patience of ranged reads; progress within one read starts the count anew.
-        asking: Patience of all other requests.
+        reading: Of ranged reads; enough progress within one read starts the count anew.
+        asking: Of all other requests.
+        floor: The slowest body that a ranged read puts up with.
+        silence_s: Longest wait for the next bytes of an answer, its first ones as well.
     """
 
     def __init__(
@@ -44,17 +50,22 @@ class S3Storage(Storage):
         bucket: str,
         prefix: str = "",
         *,
-        reading: Backoff = Backoff(attempts=8),  # noqa: B008 - frozen
-        asking: Backoff = Backoff(attempts=4),  # noqa: B008 - frozen
+        reading: Patience = Patience(180.0),  # noqa: B008 - frozen
+        asking: Patience = Patience(180.0),  # noqa: B008 - frozen
+        floor: Floor = Floor(),  # noqa: B008 - frozen
+        silence_s: float = 30.0,
     ) -> None:
         self._bucket = bucket
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self._reading = reading
         self._asking = asking
+        self._floor = floor
+        self._silence_s = silence_s
+        self._answered = False
         self._forget_clients()
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_reading", "_asking")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_clients", "_lock", "_process")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -97,11 +108,14 @@ class S3Storage(Storage):
         """See `Storage.read_into`."""
         named = self._named(key)
         where = f"{self.url}/{key}"
-        read = RangedRead(self._client, named=named, where=where, start=start, buffer=buffer, etag=etag)
+        read = RangedRead(
+            self._client, named=named, where=where, start=start, buffer=buffer, etag=etag, floor=self._floor
+        )
         try:
             read.run(self._reading)
-        except (BotoCoreError, ClientError, OSError, ValueError) as error:
+        except _FAULTS as error:
             raise self._translated(error, key) from error
+        self._answered = True
 
     def write(self, key: str, data: bytes) -> None:
         """See `Storage.write`: one put, which S3 makes visible at once or not at all."""
@@ -109,33 +123,26 @@ class S3Storage(Storage):
 
     def create(self, key: str, data: bytes) -> bool:
         """See `Storage.create`: a put with `If-None-Match: *`."""
-        failures = 0
+        tries, lost = Tries(self._asking), False
         while True:
             try:
                 self._client().put_object(**self._named(key), Body=data, IfNoneMatch="*")
                 return True
-            except (BotoCoreError, ClientError, OSError, ValueError) as error:
+            except _FAULTS as error:
                 if isinstance(error, ClientError) and status_of(error) == 412:
                     # After a lost answer the object in the way may be our own.
-                    return failures > 0 and self.read(key) == data
-                failures += 1
+                    return lost and self.read(key) == data
+                lost = True
                 conflict = isinstance(error, ClientError) and code_of(error) == "ConditionalRequestConflict"
-                if not (is_transient(error) or conflict) or failures >= self._asking.attempts:
+                if not self._may_retry(error, tries, also=conflict):
                     raise self._translated(error, key) from error
-                self._asking.wait(failures)
 
     def upload(self, key: str, path: Path) -> None:
         """See `Storage.upload`: in parts where the file is large; S3 shows it once the last part is there."""
         name = self._named(key)["Key"]
         if not path.is_file():
             raise NotFoundError(f"There is no file {path} to upload.")
-        try:
-            self._client(uploads=True).upload_file(str(path), self._bucket, name)
-        except (BotoCoreError, ClientError, OSError, ValueError) as error:
-            raise self._translated(error, key) from error
-        except boto3.exceptions.Boto3Error as error:
-            cause = error.__context__ if isinstance(error.__context__, ClientError | BotoCoreError) else None
-            raise self._translated(cause or error, key) from error
+        self._ask(key, lambda _: _upload(self._client(uploads=True), path, self._bucket, name))
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
@@ -146,28 +153,36 @@ class S3Storage(Storage):
 
     def _ask(self, key: str, request: Callable[[Any], T]) -> T:
         """One request with patience; botocore's errors come out typed."""
-        failures = 0
+        tries = Tries(self._asking)
         while True:
             try:
-                return request(self._client())
-            except (BotoCoreError, ClientError, OSError, ValueError) as error:
-                failures += 1
-                if not is_transient(error) or failures >= self._asking.attempts:
+                answer = request(self._client())
+            except _FAULTS as error:
+                if not self._may_retry(error, tries):
                     raise self._translated(error, key) from error
-                self._asking.wait(failures)
+            else:
+                self._answered = True
+                tries.succeeded()
+                return answer
+
+    def _may_retry(self, error: Exception, tries: Tries, *, also: bool = False) -> bool:
+        """Wait until the next try is due; False where there is none."""
+        self._answered = self._answered or isinstance(error, ClientError)
+        if not (is_transient(error) or also):
+            return False
+        return tries.wait() if self._answered else tries.wait(at_most=_STRANGER_S)
 
     def _check_bucket(self, key: str) -> None:
         """Raise a `BucketError` where it is the bucket that is missing: a HEAD's 404 does not tell."""
         try:
-            self._client().head_bucket(Bucket=self._bucket)
-        except ClientError as error:
-            if is_missing(error) or code_of(error) == "NoSuchBucket":
-                raise BucketError(
-                    f"There is no bucket {self._bucket} at {self._endpoint()}.",
-                    hint="Check its name and AWS_ENDPOINT_URL.",
-                ) from error
-        except (BotoCoreError, OSError) as error:
-            raise self._translated(error, key) from error
+            self._ask(key, lambda client: client.head_bucket(Bucket=self._bucket))
+        except NotFoundError as error:
+            raise BucketError(
+                f"There is no bucket {self._bucket} at {self._endpoint()}.",
+                hint="Check its name and AWS_ENDPOINT_URL.",
+            ) from error
+        except AccessDeniedError:
+            return  # one may have rights to objects without the right to ask for their bucket
 
     def _named(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
@@ -191,8 +206,17 @@ class S3Storage(Storage):
         with self._lock:
             if uploads not in self._clients:
                 with _LOADER_LOCK:
-                    self._clients[uploads] = _make_client(_UPLOAD_TRIES if uploads else 1)
+                    self._clients[uploads] = _make_client(_UPLOAD_TRIES if uploads else 1, self._silence_s)
             return self._clients[uploads]
+
+
+def _upload(client: Any, path: Path, bucket: str, name: str) -> None:  # noqa: ANN401 - as above
+    try:
+        client.upload_file(str(path), bucket, name)
+    except boto3.exceptions.Boto3Error as error:
+        # It only says in words what went wrong; what it came from also tells whether that may pass.
+        cause = error.__context__
+        raise cause if isinstance(cause, _FAULTS) else StorageError(f"{path} was not uploaded: {error}.") from error
 
 
 _LOADER = create_loader()
@@ -206,13 +230,13 @@ def _make_session() -> boto3.session.Session:
     return boto3.session.Session(botocore_session=core)
 
 
-def _make_client(tries: int) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
+def _make_client(tries: int, silence_s: float) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
     """A client of its own session: sessions are not safe to share between threads."""
     session = _make_session()
     config = Config(
         connect_timeout=5,
-        read_timeout=30,
-        max_pool_connections=64,
+        read_timeout=silence_s,
+        max_pool_connections=IN_FLIGHT,
         retries={"mode": "standard", "total_max_attempts": tries},
     )
     client = session.client("s3", config=config)

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
+from jobs.storage import retry
 from jobs.storage.activity import ACTIVITY, Read
 from jobs.storage.aws_errors import is_transient
 from jobs.storage.base import short
 from jobs.storage.errors import ObjectChangedError, StorageError
-from jobs.storage.retry import Backoff
+from jobs.storage.retry import Patience, Tries
 
-_CHUNK = 1 << 20  # larger reads only cost memory, smaller ones four times the CPU per byte
-_CAREFUL_CHUNK = 64 << 10  # after a fault: what a broken connection takes along is at most this
+_CHUNK = 1 << 20  # larger reads only cost memory, much smaller ones several times the CPU per byte
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The slowest body that is put up with.
+
+    The socket's own timeout only sees silence: a body that dribbles a byte now and then would hold a read forever.
+
+    Args:
+        bytes_per_s: Mean rate that a body has to keep up,
+        seconds: over every stretch as long as this.
+    """
+
+    bytes_per_s: float = 32 << 10
+    seconds: float = 20.0
+
+    @property
+    def size(self) -> float:
+        """Bytes that every such stretch has to bring."""
+        return self.bytes_per_s * self.seconds
 
 
 class RangedRead:
     """Fills a buffer from a byte range of one version of an object, resuming at the first missing byte.
 
     boto3 never retries a body: a connection that breaks in the middle of one raises, or, where the answer has no
-    length, ends silently. So every answer's range and tag are checked, the bytes counted, and the rest asked for again.
+    length, ends silently. So every answer's range and tag are checked, the bytes counted, and the rest asked for again
+    on a new connection.
 
     Args:
         client: Gives this process's boto3 client; called for each request.
@@ -30,6 +54,7 @@ class RangedRead:
         start: Offset of the first byte.
         buffer: Writable bytes to fill.
         etag: The version to read; None takes the version of the first answer.
+        floor: A slower body is broken off and asked for again.
     """
 
     def __init__(
@@ -41,6 +66,7 @@ class RangedRead:
         start: int,
         buffer: memoryview,
         etag: str | None,
+        floor: Floor,
     ) -> None:
         self._client = client
         self._named = named
@@ -48,38 +74,40 @@ class RangedRead:
         self._start = start
         self._buffer = buffer
         self._etag = etag
+        self._floor = floor
         self._done = 0
-        self._chunk = _CHUNK
 
-    def run(self, patience: Backoff) -> None:
+    def run(self, patience: Patience) -> None:
         """Read until the buffer is full.
 
         Raises:
             StorageError: The answer was wrong in a way no retry mends.
-            BotoCoreError, ClientError, OSError: The last transient fault, once `patience` is at its end, or one that
-                is not transient; the caller knows how to say it.
+            BotoCoreError, ClientError, HTTPError, OSError: The last transient fault, once `patience` is at its end, or
+                one that is not transient; the caller knows how to say it.
         """
         host = str(self._client().meta.endpoint_url)
         with ACTIVITY.reading(self._where, self._start, self._start + len(self._buffer), host) as read:
-            self._run(patience, read)
+            self._run(Tries(patience), read)
 
-    def _run(self, patience: Backoff, read: Read) -> None:
-        failures = 0
+    def _run(self, tries: Tries, read: Read) -> None:
+        counted = 0
         while self._done < len(self._buffer):
-            before = self._done
             try:
-                self._request_rest(read)
+                with retry.in_flight:
+                    self._request_rest(read)
                 # A body without a length that stops early raises nothing: only the count shows it.
                 if self._done < len(self._buffer):
                     raise ConnectionResetError("the body stopped early")
-            except (BotoCoreError, ClientError, OSError) as error:
-                failures = 1 if self._done > before else failures + 1
+            except (BotoCoreError, ClientError, HTTPError, OSError) as error:
                 read.failures += 1
                 read.fault = f"{type(error).__name__}: {error}"[:200]
-                if not is_transient(error) or failures >= patience.attempts:
+                # Less than this does not buy new patience, or a few bytes per request would hold a read forever.
+                if self._done - counted >= self._floor.size:
+                    counted = self._done
+                    tries.succeeded()
+                if not is_transient(error) or not tries.wait():
                     raise
-                self._chunk = _CAREFUL_CHUNK
-                patience.wait(failures)
+        tries.succeeded()
 
     def _request_rest(self, read: Read) -> None:
         first, stop = self._start + self._done, self._start + len(self._buffer)
@@ -87,15 +115,28 @@ class RangedRead:
         if self._etag:
             request["IfMatch"] = f'"{self._etag}"'
         answer = self._client().get_object(**request)
-        body = answer["Body"]
-        try:
+        # Leaving closes what is not at its end, connection and all; a body read to its end gives its connection back.
+        with answer["Body"] as body:
             self._check_version(answer)
             self._check_range(answer, first, stop)
-            while got := body.readinto(self._buffer[self._done : self._done + self._chunk]):
-                self._done += got
-                read.done = self._done
-        finally:
-            body.close()
+            self._fill(body, read)
+
+    def _fill(self, body: Any, read: Read) -> None:  # noqa: ANN401 - urllib3's, behind boto3's untyped answer
+        stretch, before = time.monotonic(), self._done
+        while self._done < len(self._buffer):
+            # `read` and `readinto` return only once all they were asked for is there: a trickle would go unnoticed,
+            # and a fault take along what had come. `read1` returns with what one receive brings, for the same CPU.
+            data = body.read1(min(_CHUNK, len(self._buffer) - self._done), decode_content=False)
+            if not data:
+                return
+            self._buffer[self._done : self._done + len(data)] = data
+            self._done += len(data)
+            read.done = self._done
+            now = time.monotonic()
+            if self._done - before >= self._floor.size:
+                stretch, before = now, self._done
+            elif now - stretch > self._floor.seconds and self._done < len(self._buffer):
+                raise TimeoutError(f"{self._done - before} bytes in {now - stretch:.0f} s")
 
     def _check_version(self, answer: dict[str, Any]) -> None:
         # Not every server honours If-Match, so the answer's own tag is compared as well.

@@ -1,14 +1,16 @@
-"""What only a folder can show: no half-written files, rights, links."""
+"""What only a folder can show: no half-written files, rights, links, files that change under a read."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from jobs.storage import AccessDeniedError, NotFoundError, open_storage
+from jobs.storage import AccessDeniedError, NotFoundError, ObjectChangedError, StorageError, open_storage
 from jobs.storage.base import write_atomically
 
 
@@ -62,3 +64,74 @@ def test_a_folder_is_not_an_object(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         storage.stat("folder")
     assert list(storage.list()) == []
+
+
+def test_delete_takes_empty_folders_along_but_never_the_root(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "root"))
+    for key in ("checkpoints/step-1/state.pt", "checkpoints/step-1/manifest.json", "checkpoints/step-2/state.pt"):
+        storage.write(key, b"1")
+    storage.delete("checkpoints/step-1/state.pt")
+    assert (tmp_path / "root/checkpoints/step-1").is_dir()
+    storage.delete("checkpoints/step-1/manifest.json")
+    assert not (tmp_path / "root/checkpoints/step-1").exists()
+    storage.delete("checkpoints/step-2/state.pt")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_writers_and_deleters_of_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+
+    def work(number: int) -> None:
+        for turn in range(200):
+            key = f"a/b/c/{number}"
+            storage.write(key, b"%d" % turn)
+            assert storage.read(key) == b"%d" % turn
+            storage.delete(key)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+SIZE = 300_000
+
+
+def test_a_file_that_is_cut_or_rewritten_while_it_is_read_is_refused(
+    tmp_path: Path, between_pieces: list[Callable[[], object]]
+) -> None:
+    storage, path = open_storage(str(tmp_path)), tmp_path / "x"
+
+    def rewrite() -> None:
+        with path.open("r+b") as file:
+            file.write(b"new")
+        os.utime(path, ns=(0, 0))  # the clock of file systems is coarse
+
+    for event in (lambda: os.truncate(path, 150_000), rewrite):
+        path.write_bytes(os.urandom(SIZE))
+        between_pieces.append(event)
+        with pytest.raises(ObjectChangedError, match="x was changed while"):
+            storage.read_range("x", 0, SIZE)
+
+
+def test_a_file_that_is_removed_or_replaced_while_it_is_read_is_read_whole(
+    tmp_path: Path, between_pieces: list[Callable[[], object]]
+) -> None:
+    storage, data = open_storage(str(tmp_path)), os.urandom(SIZE)
+    for event in (lambda: storage.delete("x"), lambda: storage.write("x", b"new")):
+        storage.write("x", data)
+        tag = storage.stat("x").etag
+        between_pieces.append(event)
+        assert storage.read_range("x", 0, SIZE, etag=tag) == data
+        with pytest.raises(StorageError):
+            storage.read_range("x", 0, SIZE, etag=tag)
+
+
+def test_a_file_cut_before_the_read_is_refused_by_its_tag_and_never_short(tmp_path: Path) -> None:
+    storage, path = open_storage(str(tmp_path)), tmp_path / "x"
+    path.write_bytes(os.urandom(SIZE))
+    tag = storage.stat("x").etag
+    os.truncate(path, 1000)
+    with pytest.raises(ObjectChangedError):
+        storage.read_range("x", 0, SIZE, etag=tag)
+    with pytest.raises(StorageError, match="ends before byte"):
+        storage.read_range("x", 0, SIZE)

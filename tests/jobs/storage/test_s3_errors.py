@@ -13,7 +13,7 @@ from jobs.storage import (
     UnreachableError,
     open_storage,
 )
-from jobs.storage.retry import Backoff
+from jobs.storage.retry import Patience
 from jobs.storage.s3 import S3Storage
 from tests.s3 import S3Server, free_port
 
@@ -68,7 +68,7 @@ def test_an_endpoint_that_is_down_is_named(rclone_s3: S3Server, monkeypatch: pyt
     rclone_s3.use(monkeypatch)
     address = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    fast = Backoff(attempts=2, base=0.001)
+    fast = Patience(0.05, base=0.001)
     storage = S3Storage("bucket", reading=fast, asking=fast)
     for call in (storage.list, lambda: storage.write("x", b""), lambda: storage.read_range("x", 0, 5)):
         with pytest.raises(UnreachableError) as caught:

@@ -1,167 +1,125 @@
-"""Ranged reads over a server that breaks on purpose: the exact bytes, or a typed error."""
+"""Ranged reads over a server that breaks on purpose: the exact bytes, or one typed error."""
 
 from __future__ import annotations
 
-import os
-import socket
-import struct
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
-from jobs.storage import ObjectChangedError, StorageError, UnreachableError
-from jobs.storage.retry import Backoff
+from jobs.storage import AccessDeniedError, NotFoundError, ObjectChangedError, StorageError, UnreachableError
+from jobs.storage.activity import ACTIVITY
+from jobs.storage.retry import Patience
 from jobs.storage.s3 import S3Storage
-from tests.s3 import clear_aws
+from jobs.storage.s3_read import Floor
+from tests.jobs.storage.faulty import DATA, FaultyServer
 
-DATA = os.urandom(2_500_000)
-FAST = Backoff(attempts=5, base=0.001, cap=0.002)
+pytestmark = pytest.mark.timeout(120)
 
-
-class FaultyServer(ThreadingHTTPServer):
-    """Answers GETs with `DATA`; `faults[n]` says how request n breaks, `always` how every later one does."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.faults: list[str] = []
-        self.always = "fine"
-        self.ranges: list[tuple[int, int]] = []
-        self.lock = threading.Lock()
-
-    def next_fault(self, asked: tuple[int, int]) -> str:
-        with self.lock:
-            self.ranges.append(asked)
-            return self.faults.pop(0) if self.faults else self.always
-
-    def handle_error(self, *_: object) -> None:
-        """Broken pipes are what this server is for."""
+PASSING = ["truncated", "reset", "no length", "cut chunk", "hang up", "empty", "503", "500"]
+SLOW = ["stall", "silence", "trickle"]  # each costs the wait that it takes to notice
+LONG = Patience(60.0, base=0.001, cap=0.002)
+SHORT = Patience(0.3, base=0.001, cap=0.002)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FaultyServer
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test output clean."""
-
-    def do_GET(self) -> None:
-        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
-        start, stop = int(first), int(last) + 1
-        fault = self.server.next_fault((start, stop))
-        if fault in ("503", "500"):
-            body = b"<Error><Code>SlowDown</Code><Message>busy</Message></Error>"
-            self.send_response(int(fault))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            return
-        if fault == "hang up":
-            self.close_connection = True
-            return
-        shift = 1 if fault == "wrong range" else 0
-        body = DATA[start + shift : stop + shift]
-        if fault == "ignores range":
-            body = DATA
-            self.send_response(200)
-        else:
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start + shift}-{stop + shift - 1}/{len(DATA)}")
-        self.send_header("ETag", '"two"' if fault == "other version" else '"one"')
-        if fault == "no length":
-            self.send_header("Connection", "close")
-            self.close_connection = True
-        else:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if fault == "fine" or fault in ("wrong range", "ignores range", "other version"):
-            self.wfile.write(body)
-            return
-        self.wfile.write(body[: len(body) // 2])
-        self.wfile.flush()
-        self.close_connection = True
-        if fault == "reset":
-            # A linger of zero seconds makes the close a reset.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
+def open_with(patience: Patience) -> S3Storage:
+    return S3Storage("bucket", "prefix", reading=patience, floor=Floor(6e5, seconds=0.5), silence_s=0.5)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    server = FaultyServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    clear_aws(monkeypatch)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def storage(faulty: FaultyServer) -> S3Storage:
+    return S3Storage("bucket", "prefix", reading=LONG)
 
 
-@pytest.fixture
-def storage(server: FaultyServer) -> S3Storage:
-    return S3Storage("bucket", "prefix", reading=FAST)
-
-
-@pytest.mark.parametrize("fault", ["truncated", "reset", "no length", "hang up", "503", "500"])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("times", [1, 5])
 def test_a_passing_fault_leaves_the_bytes_exact(
-    server: FaultyServer, storage: S3Storage, fault: str, times: int
+    faulty: FaultyServer, storage: S3Storage, fault: str, times: int
 ) -> None:
-    server.faults = [fault] * times
+    faulty.faults = [fault] * times
     assert storage.read_range("x", 1000, 2_400_000, etag="one") == DATA[1000:2_400_000]
-    assert server.faults == []
+    assert faulty.faults == []
+    assert len(faulty.ranges) == times + 1
 
 
-def test_the_read_goes_on_at_the_first_missing_byte(server: FaultyServer, storage: S3Storage) -> None:
-    server.faults = ["truncated"]
+@pytest.mark.parametrize("fault", SLOW)
+def test_a_body_that_hardly_moves_is_broken_off_and_asked_for_again(faulty: FaultyServer, fault: str) -> None:
+    faulty.faults = [fault] * 2
+    assert open_with(LONG).read_range("x", 1000, 2_400_000, etag="one") == DATA[1000:2_400_000]
+    assert faulty.faults == []
+
+
+def test_a_chunked_body_is_read_whole(faulty: FaultyServer, storage: S3Storage) -> None:
+    faulty.always = "chunked"
+    assert storage.read_range("x", 5, 2_000_000) == DATA[5:2_000_000]
+
+
+def test_the_read_goes_on_at_the_first_missing_byte_on_a_new_connection(
+    faulty: FaultyServer, storage: S3Storage
+) -> None:
+    faulty.faults = ["truncated"]
     storage.read_range("x", 0, 2_400_000)
-    (first, second) = server.ranges
-    assert first == (0, 2_400_000)
-    assert second == (1_200_000, 2_400_000)  # half had come
+    assert faulty.ranges == [(0, 2_400_000), (1_200_000, 2_400_000)]  # half had come
+    assert faulty.connections[0] != faulty.connections[1]
 
 
-def test_progress_starts_the_count_of_failures_anew(server: FaultyServer, storage: S3Storage) -> None:
-    server.faults = ["truncated"] * 12  # more than the patience of 5, but each brings half of the rest
-    assert storage.read_range("x", 0, 2_400_000) == DATA[:2_400_000]
+def test_what_a_trickle_brought_is_kept(faulty: FaultyServer) -> None:
+    faulty.faults = ["trickle"]
+    open_with(LONG).read_range("x", 0, 2_400_000)
+    first, second = faulty.ranges
+    assert second[0] > 1_200_000
+    assert second[1] == first[1]
 
 
-@pytest.mark.parametrize("fault", ["hang up", "503", "reset"])
-def test_a_lasting_fault_is_a_typed_error_after_the_budget(
-    server: FaultyServer, storage: S3Storage, fault: str
+def test_connections_are_used_again_after_a_good_read(faulty: FaultyServer, storage: S3Storage) -> None:
+    for start in range(0, 100, 10):
+        storage.read_range("x", start, start + 10)
+    assert len(set(faulty.connections)) == 1
+
+
+@pytest.mark.parametrize("fault", [*PASSING, *SLOW])
+def test_a_lasting_fault_is_one_typed_error_that_says_where(faulty: FaultyServer, fault: str) -> None:
+    faulty.always = fault
+    with pytest.raises(UnreachableError, match="prefix/x") as caught:
+        open_with(SHORT).read_range("x", 0, 100_000, etag="one")
+    assert caught.value.hint
+    assert len(faulty.ranges) > 1
+    assert ACTIVITY.under_way() == []
+
+
+def test_a_few_bytes_an_answer_do_not_renew_the_patience(faulty: FaultyServer) -> None:
+    faulty.always = "a byte"
+    with pytest.raises(UnreachableError):
+        open_with(SHORT).read_range("x", 0, 100_000)
+
+
+def test_no_patience_means_one_request(faulty: FaultyServer) -> None:
+    faulty.always = "503"
+    with pytest.raises(UnreachableError):
+        open_with(Patience(0.0)).read_range("x", 0, 100)
+    assert len(faulty.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("403", AccessDeniedError),
+        ("404", NotFoundError),
+        ("412", ObjectChangedError),
+        ("other version", ObjectChangedError),  # a server that ignores If-Match
+        ("wrong range", StorageError),
+        ("ignores range", StorageError),
+    ],
+)
+@pytest.mark.parametrize("before", [[], ["truncated"]], ids=["at once", "in the middle"])
+def test_what_no_retry_mends_is_said_at_once(
+    faulty: FaultyServer, storage: S3Storage, fault: str, kind: type[StorageError], before: list[str]
 ) -> None:
-    server.always = fault
-    with pytest.raises(UnreachableError, match="prefix/x"):
-        storage.read_range("x", 0, 100_000)
-    assert len(server.ranges) >= FAST.attempts
-    if fault != "reset":
-        assert len(server.ranges) == FAST.attempts
+    faulty.faults, faulty.always = list(before), fault
+    with pytest.raises(StorageError, match="prefix/x") as caught:
+        storage.read_range("x", 100, 2_400_000, etag="one")
+    assert type(caught.value) is kind
+    assert len(faulty.ranges) == len(before) + 1
 
 
-def test_another_version_is_refused_even_where_the_server_ignores_if_match(
-    server: FaultyServer, storage: S3Storage
-) -> None:
-    server.always = "other version"
-    with pytest.raises(ObjectChangedError):
-        storage.read_range("x", 0, 100, etag="one")
-    assert len(server.ranges) == 1
-
-
-def test_two_versions_are_never_mixed_in_one_read(server: FaultyServer, storage: S3Storage) -> None:
-    server.faults = ["truncated", "other version"]
+def test_two_versions_are_never_mixed_where_no_version_was_asked_for(faulty: FaultyServer, storage: S3Storage) -> None:
+    faulty.faults = ["truncated", "other version"]
     with pytest.raises(ObjectChangedError):
         storage.read_range("x", 0, 2_400_000)
-
-
-@pytest.mark.parametrize("fault", ["wrong range", "ignores range"])
-def test_a_wrong_range_is_an_error_at_once(server: FaultyServer, storage: S3Storage, fault: str) -> None:
-    server.always = fault
-    with pytest.raises(StorageError, match=r"Bytes 100\.\.200"):
-        storage.read_range("x", 100, 200)
-    assert len(server.ranges) == 1

@@ -1,4 +1,4 @@
-"""What every storage promises, over a folder, rclone's S3 and moto's S3."""
+"""What every storage promises, over a folder, rclone's S3, moto's S3, and a cache in front of moto's."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jobs.storage import (
     ObjectChangedError,
     Storage,
     StorageError,
+    cached,
     join_url,
     open_storage,
     split_url,
@@ -25,19 +26,26 @@ from jobs.storage import (
 from tests.s3 import S3Server
 
 
-@pytest.fixture(params=["local", "rclone", "moto"])
-def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3Server | None:
-    if request.param == "local":
+@pytest.fixture(params=["local", "rclone", "moto", "cached moto"])
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def server(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3Server | None:
+    if kind == "local":
         return None
-    found: S3Server = request.getfixturevalue(f"{request.param}_s3")
+    found: S3Server = request.getfixturevalue(f"{kind.removeprefix('cached ')}_s3")
     found.use(monkeypatch)
     return found
 
 
 @pytest.fixture
-def storage(server: S3Server | None, tmp_path: Path) -> Storage:
+def storage(kind: str, server: S3Server | None, tmp_path: Path) -> Storage:
     url = str(tmp_path / "root") if server is None else f"s3://{server.new_bucket()}/some/prefix"
-    return open_storage(url)
+    storage = open_storage(url)
+    return cached(storage, tmp_path / "root" / "cache", 100 << 20) if kind.startswith("cached") else storage
 
 
 def test_written_bytes_come_back_whole_and_in_ranges(storage: Storage) -> None:
@@ -73,6 +81,9 @@ def test_listing_and_stat_agree_on_the_tag_and_a_rewrite_changes_it(storage: Sto
     (listed,) = storage.list()
     assert storage.stat("x") == listed
     assert storage.read_range("x", 0, 5, etag=listed.etag) == b"first"
+    storage.forget("x")  # whatever was kept, the bytes are there
+    assert storage.read_range("x", 0, 5, etag=listed.etag) == b"first"
+    storage.forget("x")
     storage.write("x", b"other")
     assert storage.stat("x").etag != listed.etag
     with pytest.raises(ObjectChangedError, match="x was changed"):
