@@ -89,7 +89,8 @@ def changes_for(train: list[str], valid: list[str], test: list[str]) -> list[str
     ]
     if side > 32:
         changes += ["encoder.stem=imagenet", "encoder.width=32"]
-    if all(labelled(part) for part in (dataset, open_dataset(valid), open_dataset(test))):
+    held_out = [open_dataset(valid), open_dataset(test)]
+    if labelled(dataset) and all(labelled(part) and shares_classes(dataset, part) for part in held_out):
         parts = {"train": train, "valid": valid, "test": test}
         changes += [f"data.probe.{name}={as_yaml(part)}" for name, part in parts.items()]
         classes = len(np.unique(dataset.labels))
@@ -102,6 +103,13 @@ def changes_for(train: list[str], valid: list[str], test: list[str]) -> list[str
 def labelled(dataset: Dataset) -> bool:
     """Whether every sample has a label and there are at least two classes."""
     return dataset.labels is not None and bool((dataset.labels >= 0).all()) and len(np.unique(dataset.labels)) > 1
+
+
+def shares_classes(train: Dataset, held_out: Dataset) -> bool:
+    """Whether what was seen can tell anything of what is held out: shards may be sorted by class."""
+    return (
+        train.labels is not None and held_out.labels is not None and bool(np.isin(held_out.labels, train.labels).any())
+    )
 
 
 def as_yaml(parts: list[str]) -> str:

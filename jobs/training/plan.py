@@ -58,7 +58,7 @@ def open_data(spec: RunSpec, loader: LoaderProcess) -> Data:
         loader: Opens and reads them.
 
     Raises:
-        PlanError: If a probe set has no labels, or fewer than two classes.
+        PlanError: If a probe set has no labels, fewer than two classes, or none of those it is judged by.
         RecoError: If a source cannot be opened; each says why.
     """
     train = loader.open(spec.data.train, index=spec.data.index)
@@ -71,6 +71,14 @@ def open_data(spec: RunSpec, loader: LoaderProcess) -> Data:
         for name, source in sources.items()
         if source is not None
     }
+    for name in opened.keys() - {"train"}:
+        known, asked = opened["train"].labels, opened[name].labels
+        assert known is not None and asked is not None  # noqa: PT018
+        if not np.isin(asked, known).any():
+            raise PlanError(
+                f"data.probe.{name} has no class in common with data.probe.train: no probe could tell anything.",
+                hint="Divide the labelled pictures at random, as `reco data pack --split` does.",
+            )
     return Data(loader, train, opened["train"], opened["valid"], opened.get("test"))
 
 

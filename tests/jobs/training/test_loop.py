@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from jobs.training.run import run
 from tests.pictures import tiny_spec, write_shards
 from tests.ranks import run_on_ranks
 
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
@@ -199,3 +203,17 @@ def test_a_run_id_is_not_reused_for_another_experiment(shards: Path, tmp_path: P
     folder.claim(parse_spec(tiny_spec(shards, scale__cpus_per_worker=2)))  # how it is carried out may change
     with pytest.raises(Exception, match="exists with another spec"):
         folder.claim(parse_spec(tiny_spec(shards, optimizer__lr=0.5)))
+
+
+def test_probes_without_a_common_class_are_refused(shards: Path, probe: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    with tarfile.open(others / "x.tar", "w") as tar:
+        for number in range(8):
+            for suffix, data in (("png", PIXEL), ("cls", str(10 + number % 2).encode())):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    spec = parse_spec(tiny_spec(shards, probe=probe, data__probe__valid=others))
+    with pytest.raises(PlanError, match=r"data\.probe\.valid has no class in common"):
+        run(spec, folder=RunFolder(str(tmp_path), "r"), ranks=ALONE)
