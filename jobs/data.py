@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import signal
 import sys
@@ -21,6 +22,7 @@ from jobs.shards.split import parse_split
 
 _MEGABYTE = 1_000_000
 _INTERRUPTED = 130
+_SHOWN = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,6 +91,12 @@ def _index(given: argparse.Namespace) -> dict[str, object]:
     if not given.json:
         _say(f"✓ {len(dataset):,} samples in {len(dataset.counts):,} shards (content {dataset.hash[:16]})")
         _say(f"  up to {width}×{height} pixels; {dataset.num_classes or 'no'} classes")
+        if dataset.left_out:
+            _say(f"! {dataset.left_out:,} samples cannot be used and were left out:")
+            for name, reason in itertools.islice(dataset.left_out_samples(), _SHOWN):
+                _say(f"    {name}: {reason}")
+            if dataset.left_out > _SHOWN:
+                _say(f"    … and {dataset.left_out - _SHOWN:,} more; --json lists them all")
     return {
         "hash": dataset.hash,
         "samples": len(dataset),
@@ -96,6 +104,7 @@ def _index(given: argparse.Namespace) -> dict[str, object]:
         "classes": dataset.num_classes,
         "max_height": height,
         "max_width": width,
+        "left_out": [{"name": name, "reason": reason} for name, reason in dataset.left_out_samples()],
     }
 
 

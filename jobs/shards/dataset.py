@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import google_crc32c
 import numpy as np
@@ -109,14 +109,20 @@ class Dataset:
 
     @property
     def max_pixels(self) -> int:
-        """Most pixels that one picture can have."""
-        height, width = self.max_size
-        return height * width
+        """Most pixels of one picture."""
+        return max(entry.max_pixels for _, _, entry in self._shards)
 
     @property
     def left_out(self) -> int:
         """Samples that cannot be used; they are not counted."""
-        return 0
+        return sum(entry.left_out for _, _, entry in self._shards)
+
+    def left_out_samples(self) -> Iterator[tuple[str, str]]:
+        """Name, as `key` gives it, and reason of each sample that cannot be used."""
+        for shard, (_, _, entry) in enumerate(self._shards):
+            if entry.left_out:
+                for key, reason in self.records(shard).left_out:
+                    yield f"{entry.name}/{key}", reason
 
     def key(self, sample_id: int) -> str:
         """What a sample is called, as `shard.tar/000012`."""

@@ -45,10 +45,14 @@ class ShardEntry(_Strict):
     """Of the shard's index file."""
     max_height: int
     max_width: int
+    max_pixels: int
+    """Height times width of one picture, at most."""
     labelled: int
     """Samples that have a label."""
     classes: int
     """Largest label + 1."""
+    left_out: int
+    """Samples that cannot be used; the shard's file names them."""
 
 
 class Root(_Strict):
@@ -167,8 +171,8 @@ def _build(part: Part, place: Storage, name: str, progress: Progress | None) -> 
     meter = _Meter(sum(shard.size for shard in shards), progress)
 
     def index(shard: StoredObject) -> ShardEntry:
-        samples = scan_shard(part.storage, shard, meter.advance)
-        data = to_columns(samples)
+        samples, left_out = scan_shard(part.storage, shard, meter.advance)
+        data = to_columns(samples, left_out)
         with _explained(place):
             place.write(_file_of(shard.key), data)
         labels = [sample.label for sample in samples]
@@ -181,8 +185,10 @@ def _build(part: Part, place: Storage, name: str, progress: Progress | None) -> 
             bytes=len(data),
             max_height=max(sample.height for sample in samples),
             max_width=max(sample.width for sample in samples),
+            max_pixels=max(sample.height * sample.width for sample in samples),
             labelled=sum(label >= 0 for label in labels),
             classes=max(labels) + 1,
+            left_out=len(left_out),
         )
 
     with ThreadPoolExecutor(min(_THREADS, len(shards)), thread_name_prefix="index") as pool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.shards.made import make_shards, picture
+from tests.jobs.shards.made import make_shards, picture, shard_members, tar_bytes
 from tests.s3 import S3Server
 
 
@@ -91,6 +91,19 @@ def test_a_changed_shard_says_to_rebuild_and_rebuilding_helps(tmp_path: Path) ->
     assert "reco data index --rebuild" in done.stderr
     assert reco("index", str(tmp_path), "--rebuild").returncode == 0
     assert reco("index", str(tmp_path)).returncode == 0
+
+
+def test_indexing_says_what_was_left_out(tmp_path: Path) -> None:
+    members = [*shard_members(0, 2), *[(f"bad{number}.jpg", b"") for number in range(7)]]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    done = reco("index", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "2 samples in 1 shards" in done.stdout
+    assert "! 7 samples cannot be used and were left out:\n    x.tar/bad0: .jpg: no bytes at all\n" in done.stdout
+    assert "x.tar/bad4" in done.stdout
+    assert "… and 2 more; --json lists them all" in done.stdout
+    listed = json.loads(reco("index", str(tmp_path), "--json").stdout)["left_out"]
+    assert [row["name"] for row in listed] == [f"x.tar/bad{number}" for number in range(7)]
 
 
 def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
