@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"error: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        _say("stopped; nothing half-written was left", sys.stderr)
+        _say("stopped; nothing half-written was left, and the same command goes on from here", sys.stderr)
         return _INTERRUPTED
     if given.json:
         _say(json.dumps(result, indent=2, ensure_ascii=False))

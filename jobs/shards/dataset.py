@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.shards.errors import DamagedSampleError
-from jobs.shards.index import Progress, Root, ShardEntry, content_hash, open_index, read_records
+from jobs.shards.index import Root, ShardEntry, content_hash, read_records
+from jobs.shards.indexing import Progress, open_index
 from jobs.shards.records import ShardRecords
 from jobs.shards.sources import Part, find_shards
 from jobs.storage import Storage

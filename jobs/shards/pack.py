@@ -14,7 +14,8 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.shards.decode import picture_format
-from jobs.shards.index import Root, copy_index, open_index
+from jobs.shards.index import Root, copy_index
+from jobs.shards.indexing import open_index
 from jobs.shards.pictures import PictureSource, Unreadable, find_unreadable, open_pictures
 from jobs.shards.sources import find_shards
 from jobs.shards.split import divide

@@ -88,7 +88,7 @@ def test_the_index_is_built_once_and_then_read(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise AssertionError("the index was built again")
 
-    monkeypatch.setattr("jobs.shards.index.scan_shard", refuse)
+    monkeypatch.setattr("jobs.shards.indexing.scan_shard", refuse)
     again = open_dataset(str(tmp_path))
     assert again.hash == first.hash
     assert again.sizes.tolist() == first.sizes.tolist()

@@ -223,7 +223,7 @@ def test_packing_to_s3_uploads_shards_and_an_index_that_fits(
     def refuse(*_: object) -> None:
         raise AssertionError("the index was built again")
 
-    monkeypatch.setattr("jobs.shards.index.scan_shard", refuse)
+    monkeypatch.setattr("jobs.shards.indexing.scan_shard", refuse)
     train = open_dataset(f"{url}/train")
     assert train.hash == packing.parts["train"].hash
     expected = open_dataset(str(tmp_path / "out" / "train"))
