@@ -1,4 +1,4 @@
-"""Packs pictures into shards, and indexes shards: `python -m jobs.data pack|index …`."""
+"""Packs pictures into shards; indexes, verifies and describes shards: `python -m jobs.data pack|index|verify …`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from jobs.errors import RecoError, UserError
 from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import Packing, pack
 from jobs.shards.split import parse_split
+from jobs.shards.verify import verify
+
+Result = tuple[dict[str, object], int]
+"""What `--json` prints, and the exit code."""
 
 _MEGABYTE = 1_000_000
 _INTERRUPTED = 130
@@ -26,24 +30,24 @@ _SHOWN = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Pack or index; returns the exit code."""
+    """Do what the arguments ask; returns the exit code."""
     given = _parse(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        result = _pack(given) if given.command == "pack" else _index(given)
+        result, code = _COMMANDS[given.command](given)
     except RecoError as error:
         _say(f"error: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        _say("stopped; nothing half-written was left, and the same command goes on from here", sys.stderr)
+        _say(f"stopped; {_WHEN_STOPPED[given.command]}", sys.stderr)
         return _INTERRUPTED
     if given.json:
         _say(json.dumps(result, indent=2, ensure_ascii=False))
-    return 0
+    return code
 
 
-def _pack(given: argparse.Namespace) -> dict[str, object]:
+def _pack(given: argparse.Namespace) -> Result:
     if given.shard_size <= 0 or (given.shard_samples is not None and given.shard_samples < 1):
         raise UserError("A shard has to hold something.", hint="Give --shard-size and --shard-samples above 0.")
     if not 0 <= given.seed < 2**64:
@@ -64,7 +68,7 @@ def _pack(given: argparse.Namespace) -> dict[str, object]:
         _tell(packing)
     parts = {name or "all": vars(part) for name, part in packing.parts.items()}
     left_out = [{"name": item.name, "reason": item.reason} for item in packing.left_out]
-    return {"parts": parts, "classes": packing.classes, "left_out": left_out}
+    return {"parts": parts, "classes": packing.classes, "left_out": left_out}, 0
 
 
 def _tell(packing: Packing) -> None:
@@ -79,7 +83,7 @@ def _tell(packing: Packing) -> None:
         _say(f"! {len(packing.left_out)} unreadable pictures were left out: {names}{more}")
 
 
-def _index(given: argparse.Namespace) -> dict[str, object]:
+def _index(given: argparse.Namespace) -> Result:
     with _bars() as report:
         dataset = open_dataset(
             given.source,
@@ -97,7 +101,7 @@ def _index(given: argparse.Namespace) -> dict[str, object]:
                 _say(f"    {name}: {reason}")
             if dataset.left_out > _SHOWN:
                 _say(f"    … and {dataset.left_out - _SHOWN:,} more; --json lists them all")
-    return {
+    result: dict[str, object] = {
         "hash": dataset.hash,
         "samples": len(dataset),
         "shards": len(dataset.counts),
@@ -106,6 +110,20 @@ def _index(given: argparse.Namespace) -> dict[str, object]:
         "max_width": width,
         "left_out": [{"name": name, "reason": reason} for name, reason in dataset.left_out_samples()],
     }
+    return result, 0
+
+
+def _verify(given: argparse.Namespace) -> Result:
+    with _bars() as report:
+        verdict = verify(given.source, index=given.index, progress=lambda done, total: report("verifying", done, total))
+    faults = verdict.faults
+    if not given.json:
+        for shard, key, reason in faults:
+            _say(f"✗ {shard}{'/' if key else ''}{key}: {reason}")
+        what = f"{verdict.samples:,} samples in {verdict.shards:,} shards"
+        _say(f"✗ {len(faults):,} faults; {what} were checked" if faults else f"✓ {what}: every byte is as indexed")
+    listed = [fault._asdict() for fault in faults]
+    return {"shards": verdict.shards, "samples": verdict.samples, "faults": listed}, 1 if faults else 0
 
 
 @contextlib.contextmanager
@@ -149,12 +167,26 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     packing.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be decoded")
     packing.add_argument("--overwrite", action="store_true", help="replace the shards at the destination")
     indexing = commands.add_parser("index", help="check the index of shards, or build it")
-    indexing.add_argument("source", nargs="+", help="folder, prefix, shard or brace pattern")
-    indexing.add_argument("--index", help="where to keep it, if not beside the shards")
     indexing.add_argument("--rebuild", action="store_true", help="build it even where there is one")
-    for command in (packing, indexing):
+    verifying = commands.add_parser("verify", help="read every byte, decode every picture")
+    for command in (indexing, verifying):
+        command.add_argument("source", nargs="+", help="folder, prefix, shard or brace pattern")
+        command.add_argument("--index", help="where the index is kept, if not beside the shards")
+    for command in (packing, indexing, verifying):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser.parse_args(arguments)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "pack": _pack,
+    "index": _index,
+    "verify": _verify,
+}
+_WHEN_STOPPED = {
+    "pack": "nothing half-written was left, and the same command goes on from here",
+    "index": "nothing half-written was left, and the same command goes on from here",
+    "verify": "nothing was changed",
+}
 
 
 if __name__ == "__main__":

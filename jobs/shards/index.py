@@ -62,6 +62,27 @@ def content_hash(entries: Iterable[ShardEntry]) -> str:
     return sha256("\n".join([f"index {VERSION}", *(entry.sha256 for entry in entries)]).encode())
 
 
+def load_root(place: Storage, name: str) -> Root:
+    """Load a root of the index at `place`.
+
+    Raises:
+        NotFoundError: There is none.
+        IndexMismatchError: It is of another version, or damaged.
+        StorageError: It cannot be read.
+    """
+    data, where = place.read(name), f"{place.url}/{name}"
+    try:
+        version = json.loads(data)["version"]
+        if version != VERSION:
+            raise IndexMismatchError(f"{where} has version {version}; this program reads {VERSION}.", hint=REBUILD)
+        root = Root.model_validate_json(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IndexMismatchError(f"{where} is damaged: it is no index.", hint=REBUILD) from error
+    if content_hash(root.shards) != root.content:
+        raise IndexMismatchError(f"{where} is damaged: its hashes do not fit together.", hint=REBUILD)
+    return root
+
+
 def read_records(place: Storage, entry: ShardEntry) -> ShardRecords:
     """Load one shard's file of the index at `place`.
 
@@ -141,22 +162,3 @@ def file_of(shard: str) -> str:
 def make_root(entries: Sequence[ShardEntry]) -> Root:
     """The root of an index of these shards."""
     return Root(version=VERSION, content=content_hash(entries), shards=tuple(entries))
-
-
-def parse_root(data: bytes, place: Storage, name: str) -> Root:
-    """Read a root of the index at `place`.
-
-    Raises:
-        IndexMismatchError: It is of another version, or damaged.
-    """
-    where = f"{place.url}/{name}"
-    try:
-        version = json.loads(data)["version"]
-        if version != VERSION:
-            raise IndexMismatchError(f"{where} has version {version}; this program reads {VERSION}.", hint=REBUILD)
-        root = Root.model_validate_json(data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise IndexMismatchError(f"{where} is damaged: it is no index.", hint=REBUILD) from error
-    if content_hash(root.shards) != root.content:
-        raise IndexMismatchError(f"{where} is damaged: its hashes do not fit together.", hint=REBUILD)
-    return root

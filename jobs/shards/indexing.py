@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.shards.errors import IndexMismatchError, ShardError
-from jobs.shards.index import REBUILD, Root, ShardEntry, describe, file_of, make_root, parse_root
+from jobs.shards.index import REBUILD, Root, ShardEntry, describe, file_of, load_root, make_root
 from jobs.shards.journal import Journal
 from jobs.shards.sources import Part
 from jobs.shards.tar import scan_shard
@@ -43,7 +43,7 @@ def open_index(part: Part, index: str | None, *, progress: Progress | None = Non
     place, name = part.index_place(index)
     if not rebuild:
         with contextlib.suppress(NotFoundError):
-            root = parse_root(place.read(name), place, name)
+            root = load_root(place, name)
             for difference in differences(part, root):
                 raise IndexMismatchError(difference, hint=REBUILD)
             return root
@@ -74,7 +74,7 @@ def _build(part: Part, place: Storage, name: str, progress: Progress | None) -> 
     unfinished = f"{name.removesuffix('.json')}.unfinished.json"
     entries = _load_unfinished(part, place, unfinished)
     journal = Journal(place, unfinished, lambda: make_root(list(entries.values())).model_dump_json().encode())
-    meter = _Meter(sum(shard.size for shard in shards), progress)
+    meter = Meter(sum(shard.size for shard in shards), progress)
     meter.advance(sum(entry.size for entry in entries.values()))
 
     def index(shard: StoredObject) -> ShardEntry:
@@ -105,7 +105,7 @@ def _build(part: Part, place: Storage, name: str, progress: Progress | None) -> 
 def _load_unfinished(part: Part, place: Storage, name: str) -> dict[str, ShardEntry]:
     """The shards that need not be read again, since an index of them was begun and stopped."""
     try:
-        root = parse_root(place.read(name), place, name)
+        root = load_root(place, name)
     except (NotFoundError, IndexMismatchError):
         return {}  # never begun, or begun by another version: it costs time, and is no fault
     listed = {shard.key: (shard.size, shard.etag) for shard in part.shards}
@@ -132,8 +132,13 @@ class _StoppedError(Exception):
     """Another shard failed, or the user stopped: no use in going on."""
 
 
-class _Meter:
-    """Adds up bytes from several threads, and is where they learn that they should stop."""
+class Meter:
+    """Adds up bytes from several threads, and is where they learn that they should stop.
+
+    Args:
+        total: Bytes in all.
+        progress: Told of each step.
+    """
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total = total
@@ -143,6 +148,7 @@ class _Meter:
         self._lock = threading.Lock()
 
     def advance(self, amount: int) -> None:
+        """Add bytes that are done."""
         with self._lock:
             if self._stopped:
                 raise _StoppedError
@@ -151,5 +157,6 @@ class _Meter:
                 self._progress(self._done, self._total)
 
     def stop(self) -> None:
+        """Make every further `advance` fail, which ends the threads that call it."""
         with self._lock:
             self._stopped = True

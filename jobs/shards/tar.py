@@ -57,7 +57,12 @@ class _Draft:
     labels: dict[str, int] = field(default_factory=dict)
 
 
-def scan_shard(storage: Storage, shard: StoredObject, advance: Callable[[int], None] | None = None) -> Scanned:
+def scan_shard(
+    storage: Storage,
+    shard: StoredObject,
+    advance: Callable[[int], None] | None = None,
+    visit: Callable[[int, bytes], None] | None = None,
+) -> Scanned:
     """List the samples of one shard.
 
     A sample is what shares a name up to the first dot, as in WebDataset; its members may come in any order, and those
@@ -69,6 +74,7 @@ def scan_shard(storage: Storage, shard: StoredObject, advance: Callable[[int], N
         storage: Where the shard lies.
         shard: Its name, size and tag; every read is of this version.
         advance: Told how many more bytes of the shard are done.
+        visit: Shown each picture's offset and bytes as they come by, those of samples that are left out as well.
 
     Raises:
         ShardError: The shard is cut, compressed, damaged, names a sample twice, has a label that makes no sense, or
@@ -82,7 +88,7 @@ def scan_shard(storage: Storage, shard: StoredObject, advance: Callable[[int], N
             f"{where} is compressed: its samples cannot be read by range.", hint="Unpack it to a plain .tar."
         )
     scanned = Scanned([], [])
-    for key, draft in _drafts(window, where).items():
+    for key, draft in _drafts(window, where, visit or (lambda offset, data: None)).items():
         finished = _finish(key, draft)
         if isinstance(finished, Sample):
             scanned.samples.append(finished)
@@ -97,7 +103,7 @@ def scan_shard(storage: Storage, shard: StoredObject, advance: Callable[[int], N
     return scanned
 
 
-def _drafts(window: _Window, where: str) -> dict[str, _Draft]:
+def _drafts(window: _Window, where: str, visit: Callable[[int, bytes], None]) -> dict[str, _Draft]:
     """Every sample by its key; members are looked into as they come by, so that the shard is read once."""
     drafts: dict[str, _Draft] = {}
     try:
@@ -117,7 +123,9 @@ def _drafts(window: _Window, where: str) -> dict[str, _Draft]:
                     raise ShardError(f"{where} holds {key}.{suffix} twice.", hint="Give every sample a key of its own.")
                 draft.suffixes.add(suffix)
                 if suffix in PICTURE_SUFFIXES:
-                    draft.pictures[suffix] = _look(window.view(entry.offset_data, stop), entry.offset_data)
+                    data = window.view(entry.offset_data, stop)
+                    draft.pictures[suffix] = _look(data, entry.offset_data)
+                    visit(entry.offset_data, data)
                 elif suffix in _LABELS:
                     draft.labels[suffix] = _LABELS[suffix](window.view(entry.offset_data, stop), f"{where}: {key}")
             end = tar.offset

@@ -1,4 +1,4 @@
-"""`reco data`: pictures to shards, and the index of shards."""
+"""`reco data`: pictures to shards, and what there is to know about shards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards, and index shards.")
+app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards; index, verify and describe shards.")
 
+Source = Annotated[
+    list[str], typer.Argument(metavar="SOURCE…", help="A folder, prefix, shard or brace pattern; one or several.")
+]
+IndexPlace = Annotated[
+    str | None, typer.Option("--index", metavar="URL", help="Where the index is kept, if not beside the shards.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -50,37 +56,54 @@ def pack(
     - `reco data pack digits digits-shards --shard-samples 200`
     """
     command = ["pack", source, destination, "--shard-size", str(shard_size), "--seed", str(seed)]
-    if shard_samples is not None:
-        command += ["--shard-samples", str(shard_samples)]
-    if split is not None:
-        command += ["--split", split]
+    command += [*_option("--shard-samples", shard_samples), *_option("--split", split)]
     _run(command, skip_unreadable=skip_unreadable, overwrite=overwrite, json=as_json)
 
 
 @app.command()
 def index(
-    source: Annotated[
-        list[str], typer.Argument(metavar="SOURCE…", help="A folder, prefix, shard or brace pattern; one or several.")
-    ],
-    place: Annotated[
-        str | None, typer.Option("--index", metavar="URL", help="Where to keep it, if not beside the shards.")
-    ] = None,
+    source: Source,
+    place: IndexPlace = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it even where there is one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check the index of shards against the shards that are there, or build it where there is none.
 
     Training does the same on first use; run this where the machine that trains may not write beside the shards.
+    Samples that cannot be used (no picture, no bytes, no readable header) are left out and named. When it is stopped,
+    the same command goes on where it was.
 
     Examples:
     - `reco data index s3://datasets/photos/train`
 
     - `reco data index 'shards/photos-{000000..000017}.tar' --index s3://mine/index --rebuild`
     """
-    command = ["index", *source]
-    if place is not None:
-        command += ["--index", place]
-    _run(command, rebuild=rebuild, json=as_json)
+    _run(["index", *source, *_option("--index", place)], rebuild=rebuild, json=as_json)
+
+
+@app.command("verify")
+def verify_(
+    source: Source,
+    place: IndexPlace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of shards, decode every picture, and name each sample that is not what the index promises.
+
+    Also named: samples that the index leaves out, and shards that are cut, replaced, gone or not indexed. Whatever is
+    wrong with one shard, the others are still checked. The exit code is 0 where everything is as indexed, 1 where
+    something is not.
+
+    Examples:
+    - `reco data verify s3://datasets/photos/train`
+
+    - `reco data verify shards/train shards/valid --json > faults.json`
+    """
+    _run(["verify", *source, *_option("--index", place)], json=as_json)
+
+
+def _option(name: str, value: object) -> list[str]:
+    """An option for `_run`; nothing where it was not given."""
+    return [] if value is None else [name, str(value)]
 
 
 def _run(command: list[str], **flags: bool) -> None:
