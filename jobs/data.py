@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import signal
@@ -18,8 +19,11 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from jobs.errors import RecoError, UserError
 from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import Packing, pack
+from jobs.shards.sheet import draw_samples
 from jobs.shards.split import parse_split
+from jobs.shards.stats import Stats, describe
 from jobs.shards.verify import verify
+from jobs.storage import open_storage, split_url
 
 Result = tuple[dict[str, object], int]
 """What `--json` prints, and the exit code."""
@@ -27,6 +31,8 @@ Result = tuple[dict[str, object], int]
 _MEGABYTE = 1_000_000
 _INTERRUPTED = 130
 _SHOWN = 5
+_HISTOGRAM = 30
+_WIDTH = 40
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,6 +132,45 @@ def _verify(given: argparse.Namespace) -> Result:
     return {"shards": verdict.shards, "samples": verdict.samples, "faults": listed}, 1 if faults else 0
 
 
+def _stats(given: argparse.Namespace) -> Result:
+    with _bars() as report:
+        dataset = open_dataset(
+            given.source, index=given.index, progress=lambda done, total: report("indexing", done, total)
+        )
+        stats = describe(dataset, given.source)
+        if given.sheet:
+            sheet = draw_samples(dataset, stats.classes, count=given.samples, seed=given.seed)
+            folder, name = split_url(given.sheet)
+            open_storage(folder).write(name, sheet)
+    if not given.json:
+        _tell_stats(stats)
+        if given.sheet:
+            _say(f"✓ {min(given.samples, len(dataset))} samples drawn in {given.sheet}")
+    return dataclasses.asdict(stats), 0
+
+
+def _tell_stats(stats: Stats) -> None:
+    left_out = f", {stats.left_out:,} left out" if stats.left_out else ""
+    _say(f"{stats.samples:,} samples in {stats.shards:,} shards{left_out} (content {stats.hash[:16]})")
+    _say(f"{stats.shard_bytes / 1e9:,.3f} GB, of which pictures {stats.picture_bytes / 1e9:,.3f} GB")
+    _say(f"{'':<8}{'min':>12}{'median':>12}{'max':>12}")
+    for name, spread in (("height", stats.height), ("width", stats.width), ("bytes", stats.bytes)):
+        _say(f"{name:<8}{spread.min:>12,}{spread.median:>12,.0f}{spread.max:>12,}")
+    _say("formats  " + ", ".join(f"{name} {count:,}" for name, count in stats.formats.items()))
+    if not stats.labels:
+        _say("labels   none")
+        return
+    unlabelled = f", {stats.unlabelled:,} samples without" if stats.unlabelled else ""
+    _say(f"labels   {len(stats.labels):,} classes{unlabelled}")
+    most = max(stats.labels.values())
+    for label, count in itertools.islice(stats.labels.items(), _HISTOGRAM):
+        name = stats.classes[label] if label < len(stats.classes) else str(label)
+        _say(f"  {name[:20]:<20} {count:>12,}  {'█' * max(1, round(_WIDTH * count / most))}")
+    if len(stats.labels) > _HISTOGRAM:
+        least, largest = min(stats.labels.values()), most
+        _say(f"  … {len(stats.labels) - _HISTOGRAM:,} more; each has {least:,} to {largest:,}; --json lists them all")
+
+
 @contextlib.contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr for each kind of work; nothing where stderr is no terminal."""
@@ -169,10 +214,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     indexing = commands.add_parser("index", help="check the index of shards, or build it")
     indexing.add_argument("--rebuild", action="store_true", help="build it even where there is one")
     verifying = commands.add_parser("verify", help="read every byte, decode every picture")
-    for command in (indexing, verifying):
+    describing = commands.add_parser("stats", help="counts, sizes, formats, labels")
+    describing.add_argument("--sheet", help="PNG to draw samples in")
+    describing.add_argument("--samples", type=int, default=48, help="how many to draw")
+    describing.add_argument("--seed", type=int, default=0, help="of the choice of samples")
+    for command in (indexing, verifying, describing):
         command.add_argument("source", nargs="+", help="folder, prefix, shard or brace pattern")
         command.add_argument("--index", help="where the index is kept, if not beside the shards")
-    for command in (packing, indexing, verifying):
+    for command in (packing, indexing, verifying, describing):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser.parse_args(arguments)
 
@@ -181,11 +230,13 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "pack": _pack,
     "index": _index,
     "verify": _verify,
+    "stats": _stats,
 }
 _WHEN_STOPPED = {
     "pack": "nothing half-written was left, and the same command goes on from here",
     "index": "nothing half-written was left, and the same command goes on from here",
     "verify": "nothing was changed",
+    "stats": "nothing half-written was left",
 }
 
 

@@ -6,6 +6,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -46,6 +47,16 @@ def open_dataset(
     parts = find_shards(source)
     roots = [open_index(part, index, progress=progress, rebuild=rebuild) for part in parts]
     return Dataset(parts, roots, index)
+
+
+class Columns(NamedTuple):
+    """What the index knows of each sample, all of shape [n]: int32 pixels, int64 bytes, uint8 format, int64 label."""
+
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    formats: NDArray[np.uint8]
+    labels: NDArray[np.int64]
 
 
 class Dataset:
@@ -117,6 +128,16 @@ class Dataset:
     def left_out(self) -> int:
         """Samples that cannot be used; they are not counted."""
         return sum(entry.left_out for _, _, entry in self._shards)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(entry.size for _, _, entry in self._shards)
+
+    def columns(self) -> Columns:
+        """What the index knows of all samples at once."""
+        every = [(r.heights, r.widths, r.lengths, r.formats, r.labels) for r in self._all_records()]
+        return Columns(*(np.concatenate(column) for column in zip(*every, strict=True)))
 
     def left_out_samples(self) -> Iterator[tuple[str, str]]:
         """Name, as `key` gives it, and reason of each sample that cannot be used."""

@@ -17,14 +17,13 @@ from jobs.shards.decode import picture_format
 from jobs.shards.index import Root, copy_index
 from jobs.shards.indexing import open_index
 from jobs.shards.pictures import PictureSource, Unreadable, find_unreadable, open_pictures
-from jobs.shards.sources import find_shards
+from jobs.shards.sources import CLASSES, find_shards
 from jobs.shards.split import divide
 from jobs.storage import Storage, StorageError, join_url, open_storage
 
 Report = Callable[[str, int, int], None]
 """Called with what is going on, how much is done and how much there is."""
 
-CLASSES = "classes.json"
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _SHOWN = 5
 _BLOCK = 512

@@ -101,6 +101,30 @@ def verify_(
     _run(["verify", *source, *_option("--index", place)], json=as_json)
 
 
+@app.command()
+def stats(
+    source: Source,
+    place: IndexPlace = None,
+    sheet: Annotated[
+        str | None, typer.Option("--sheet", metavar="FILE.png", help="Draw samples, chosen at random, in this picture.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, max=1000, help="How many to draw.")] = 48,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of samples.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what shards hold: counts, bytes, sizes of pictures, formats and labels, and what was left out.
+
+    All of it comes from the index, which is built first where there is none.
+
+    Examples:
+    - `reco data stats s3://datasets/photos/train`
+
+    - `reco data stats shards/train --sheet samples.png --seed 1`
+    """
+    command = ["stats", *source, *_option("--index", place), *_option("--sheet", sheet)]
+    _run([*command, "--samples", str(samples), "--seed", str(seed)], json=as_json)
+
+
 def _option(name: str, value: object) -> list[str]:
     """An option for `_run`; nothing where it was not given."""
     return [] if value is None else [name, str(value)]

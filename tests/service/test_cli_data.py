@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.jobs.shards.made import make_shards, picture, shard_members, tar_bytes
 from tests.s3 import S3Server
@@ -106,6 +107,47 @@ def test_indexing_says_what_was_left_out(tmp_path: Path) -> None:
     assert [row["name"] for row in listed] == [f"x.tar/bad{number}" for number in range(7)]
 
 
+def test_verifying_ends_with_0_where_all_is_well_and_1_where_not(tmp_path: Path) -> None:
+    shard = make_shards(tmp_path, [3, 2])[1]
+    done = reco("verify", str(tmp_path))
+    assert done.returncode == 2
+    assert "no index" in done.stderr
+    assert "reco data index" in done.stderr
+    assert reco("index", str(tmp_path)).returncode == 0
+    done = reco("verify", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "✓ 5 samples in 2 shards: every byte is as indexed\n")
+    shard.write_bytes(shard.read_bytes()[:700])
+    done = reco("verify", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert f"✗ {shard}: it has 700 bytes, and had " in done.stdout
+    assert f"✗ {shard}/000003: the shard ends before it does" in done.stdout
+    assert done.stdout.endswith("faults; 5 samples in 2 shards were checked\n")
+    done = reco("verify", str(tmp_path), "--json")
+    assert done.returncode == 1
+    faults = json.loads(done.stdout)["faults"]
+    assert {(Path(fault["shard"]).name, fault["key"]) for fault in faults} == {
+        (shard.name, key) for key in ("", "000003", "000004")
+    }
+
+
+def test_statistics_are_told_and_drawn(tmp_path: Path) -> None:
+    make_shards(tmp_path / "data", [4, 5], ragged=True)
+    (tmp_path / "data" / "classes.json").write_text('["cat", "dog", "eel"]')
+    sheet = tmp_path / "sheet.png"
+    done = reco("stats", str(tmp_path / "data"), "--sheet", str(sheet))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("9 samples in 2 shards (content ")
+    assert "formats  jpeg 3, png 3, webp 3" in done.stdout
+    assert f"dog                             3  {'█' * 40}" in done.stdout
+    assert Image.open(sheet).format == "PNG"
+    counted = json.loads(reco("stats", str(tmp_path / "data"), "--json").stdout)
+    assert counted["labels"] == {"0": 3, "1": 3, "2": 3}
+    assert counted["height"] == {"min": 5, "median": 6.0, "max": 8}
+    done = reco("stats", str(tmp_path / "data"), "--sheet", "gs://bucket/sheet.png")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+
+
 def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -128,7 +170,7 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_help_has_examples() -> None:
-    for command in ("pack", "index"):
+    for command in ("pack", "index", "verify", "stats"):
         done = reco(command, "--help")
         assert done.returncode == 0
         assert f"reco data {command} " in done.stdout
