@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from jobs.errors import RecoError, UserError
 from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import Packing, pack
+from jobs.shards.prepare import Changes
 from jobs.shards.sheet import draw_samples
 from jobs.shards.split import parse_split
 from jobs.shards.stats import Stats, describe
@@ -66,15 +67,18 @@ def _pack(given: argparse.Namespace) -> Result:
             shard_samples=given.shard_samples,
             fractions=parse_split(given.split) if given.split else None,
             seed=given.seed,
+            changes=Changes(optimise=given.lossless_optimise, max_side=given.max_side),
             skip_unreadable=given.skip_unreadable,
             overwrite=given.overwrite,
+            index=given.index,
             report=report,
         )
     if not given.json:
         _tell(packing)
     parts = {name or "all": vars(part) for name, part in packing.parts.items()}
     left_out = [{"name": item.name, "reason": item.reason} for item in packing.left_out]
-    return {"parts": parts, "classes": packing.classes, "left_out": left_out}, 0
+    result = {"parts": parts, "classes": packing.classes, "left_out": left_out}
+    return {**result, "optimised": packing.optimised, "resized": packing.resized}, 0
 
 
 def _tell(packing: Packing) -> None:
@@ -83,6 +87,10 @@ def _tell(packing: Packing) -> None:
         _say(f"✓ {part.samples:,} pictures in {shards} at {part.url} (content {part.hash[:16]})")
     if packing.classes:
         _say(f"  {len(packing.classes)} classes, named in classes.json")
+    if packing.optimised:
+        _say(f"  {packing.optimised:,} progressive JPEGs were made baseline, to the same pixels")
+    if packing.resized:
+        _say(f"  {packing.resized:,} pictures were made smaller")
     if packing.left_out:
         names = ", ".join(item.name for item in packing.left_out[:5])
         more = ", …" if len(packing.left_out) > 5 else ""
@@ -203,13 +211,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="pictures to shards with an index")
-    packing.add_argument("source", help="a folder or prefix of pictures, or the word `digits`")
+    packing.add_argument("source", help="pictures, a .csv or .parquet list, shards, or the word `digits`")
     packing.add_argument("destination", help="a folder or s3://bucket/prefix")
     packing.add_argument("--shard-size", type=float, default=100.0, help="most megabytes in a shard")
     packing.add_argument("--shard-samples", type=int, help="most pictures in a shard")
     packing.add_argument("--split", help="such as train=0.8,valid=0.1,test=0.1")
     packing.add_argument("--seed", type=int, default=0, help="of the shuffle and the split")
     packing.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be decoded")
+    packing.add_argument("--lossless-optimise", action="store_true", help="progressive to baseline JPEG")
+    packing.add_argument("--max-side", type=int, help="encode pictures with a longer side anew")
+    packing.add_argument("--index", help="where the index of a source of shards is kept, if not beside them")
     packing.add_argument("--overwrite", action="store_true", help="replace the shards at the destination")
     indexing = commands.add_parser("index", help="check the index of shards, or build it")
     indexing.add_argument("--rebuild", action="store_true", help="build it even where there is one")

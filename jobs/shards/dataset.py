@@ -80,6 +80,8 @@ class Dataset:
         self.hash = content_hash(entries)
         self.counts: NDArray[np.int64] = np.array([entry.count for entry in entries], dtype=np.int64)
         self.starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        self.records_kept = _RECORDS_KEPT
+        """Shards whose samples' records stay in memory."""
         self._records: OrderedDict[int, ShardRecords] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -196,7 +198,7 @@ class Dataset:
         found = read_records(place, entry)
         with self._lock:
             self._records[shard] = found
-            while len(self._records) > _RECORDS_KEPT:
+            while len(self._records) > self.records_kept:
                 self._records.popitem(last=False)
         return found
 

@@ -13,7 +13,6 @@ import pydantic
 
 from jobs.shards.errors import IndexMismatchError
 from jobs.shards.records import VERSION, ShardRecords, from_columns, sha256, to_columns
-from jobs.shards.sources import Part
 from jobs.shards.tar import Scanned
 from jobs.storage import NotFoundError, Storage, StoredObject
 
@@ -126,32 +125,6 @@ def describe(shard: StoredObject, scanned: Scanned, place: Storage) -> ShardEntr
         classes=max(labels) + 1,
         left_out=len(left_out),
     )
-
-
-def copy_index(root: Root, place: Storage, part: Part) -> Root:
-    """Copy an index to beside copies of the same shards, under the tags that the copies have.
-
-    Args:
-        root: Of the index at `place`.
-        place: Where it is copied from.
-        part: The copied shards, as listed.
-
-    Raises:
-        IndexMismatchError: The copies are not as many, or not as large.
-        StorageError: Something cannot be read or written.
-    """
-    listed = {shard.key: shard for shard in part.shards}
-    for entry in root.shards:
-        if entry.name not in listed or listed[entry.name].size != entry.size:
-            raise IndexMismatchError(f"{part.storage.url}/{entry.name} did not arrive whole.", hint="Copy it again.")
-    target, name = part.index_place(None)
-    for entry in root.shards:
-        file = file_of(entry.name)
-        target.write(file, place.read_range(file, 0, entry.bytes))
-    shards = tuple(entry.model_copy(update={"etag": listed[entry.name].etag}) for entry in root.shards)
-    copied = root.model_copy(update={"shards": shards})
-    target.write(name, copied.model_dump_json().encode())
-    return copied
 
 
 def file_of(shard: str) -> str:

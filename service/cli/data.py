@@ -27,7 +27,8 @@ def pack(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder or S3 prefix of JPEG, PNG and WebP pictures, or the word `digits` for scikit-learn's.",
+            help="A folder or S3 prefix of JPEG, PNG and WebP pictures; a .csv or .parquet list of paths or URLs; "
+            "existing shards; or the word `digits` for scikit-learn's.",
         ),
     ],
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="A folder or s3://bucket/prefix.")],
@@ -40,24 +41,48 @@ def pack(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be decoded, and say so.")
     ] = False,
+    lossless_optimise: Annotated[
+        bool,
+        typer.Option("--lossless-optimise", help="Make progressive JPEG baseline: the same pixels, twice as fast."),
+    ] = False,
+    max_side: Annotated[
+        int | None,
+        typer.Option("--max-side", metavar="PIXELS", help="Encode larger pictures anew, with this as longer side."),
+    ] = None,
+    place: IndexPlace = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards at the destination.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pack pictures into shuffled WebDataset shards with an index; everything is written, or nothing.
+    """Pack pictures into shuffled WebDataset shards with an index, shard by shard.
 
     Folders directly below SOURCE are taken for classes: their pictures get the folder's number as label, and
-    `classes.json` beside the shards names them. The bytes of the pictures are kept as they are.
+    `classes.json` beside the shards names them. A list has a column `path` or `url`, and `label` if there are labels.
+    Every picture is decoded once to check it; its bytes are kept as they are, unless an option says otherwise.
+
+    When it is stopped, the same command goes on with the shards that are missing. Until the end nobody can take the
+    shards for whole. Local disk holds no more than a few shards at a time.
 
     Examples:
     - `reco data pack photos/ shards/`
 
     - `reco data pack photos/ s3://datasets/photos --split train=0.8,valid=0.1,test=0.1 --shard-size 64`
 
+    - `reco data pack pictures.parquet s3://datasets/web --skip-unreadable --max-side 512`
+
+    - `reco data pack s3://datasets/old/train s3://datasets/new/train --seed 1 --lossless-optimise`
+
     - `reco data pack digits digits-shards --shard-samples 200`
     """
     command = ["pack", source, destination, "--shard-size", str(shard_size), "--seed", str(seed)]
     command += [*_option("--shard-samples", shard_samples), *_option("--split", split)]
-    _run(command, skip_unreadable=skip_unreadable, overwrite=overwrite, json=as_json)
+    command += [*_option("--max-side", max_side), *_option("--index", place)]
+    _run(
+        command,
+        lossless_optimise=lossless_optimise,
+        skip_unreadable=skip_unreadable,
+        overwrite=overwrite,
+        json=as_json,
+    )
 
 
 @app.command()

@@ -148,25 +148,31 @@ def test_statistics_are_told_and_drawn(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 2
 
 
-def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
+def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     data = picture(0, height=600, width=600, kind="PNG")
     for number in range(40):
         (folder / f"{number}.png").write_bytes(data)
-    command = [sys.executable, "-m", "service.cli.main", "data", "pack", str(folder), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    arguments = ["pack", str(folder), str(out), "--shard-samples", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli.main", "data", *arguments], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
-    # The folder to work in appears once every picture was checked.
-    while not list(tmp_path.glob(".out.packing-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out.packing/shards/*.tar")) and process.poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped" in errors
+    assert "stopped; nothing half-written was left, and the same command goes on from here" in errors
     assert "Traceback" not in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.packing", "photos"]
+    done = reco(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "40 pictures in 10 shards" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
 
 def test_help_has_examples() -> None:
