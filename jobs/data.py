@@ -175,8 +175,10 @@ def _tell_stats(stats: Stats) -> None:
         name = stats.classes[label] if label < len(stats.classes) else str(label)
         _say(f"  {name[:20]:<20} {count:>12,}  {'█' * max(1, round(_WIDTH * count / most))}")
     if len(stats.labels) > _HISTOGRAM:
-        least, largest = min(stats.labels.values()), most
-        _say(f"  … {len(stats.labels) - _HISTOGRAM:,} more; each has {least:,} to {largest:,}; --json lists them all")
+        least = min(stats.labels.values())
+        _say(
+            f"  … {len(stats.labels) - _HISTOGRAM:,} more; each class has {least:,} to {most:,}; --json lists them all"
+        )
 
 
 @contextlib.contextmanager

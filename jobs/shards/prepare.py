@@ -89,7 +89,7 @@ def prepare(source: Readable, number: int, changes: Changes) -> Prepared | Unrea
         return Unreadable(number, source.name(number), error.reason)
     except PictureError as error:
         return Unreadable(number, source.name(number), error.message)
-    if changes.max_side is not None and max(pixels.shape) > changes.max_side:
+    if changes.max_side is not None and max(pixels.shape[:2]) > changes.max_side:
         return Prepared(_resized(pixels, changes.max_side), "jpeg", resized=True)
     if changes.optimise and kind == "jpeg" and is_progressive(data):
         baseline = to_baseline(data)
