@@ -157,16 +157,17 @@ class Destination:
             yield
         except BaseException:
             with contextlib.suppress(StorageError):  # what stopped the work is what has to be said
+                has_work = self.has_work()
                 for record in self.unfinished.values():
-                    if self.has_work():
+                    if has_work:
                         record.keep()
                     else:
                         record.remove()
             raise
 
     def has_work(self) -> bool:
-        """Whether there is something that another attempt could go on from."""
-        return bool(self.finished) or any(record.done for record in self.unfinished.values())
+        """Whether there is anything besides the records: without them it would pass for whole."""
+        return any(not _is_record(item.key) for item in self._root.list())
 
     def _key(self, part: str, name: str) -> str:
         return f"{part}/{name}" if part else name

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -163,7 +163,7 @@ class _Work:
             self._done += len(numbers)
             return
         record = self._target.unfinished[name]
-        start = record.done[-1].stop if record.done else 0
+        start = record.stop
         self._done += start
         names = (
             self._target.scratch / f"{name or 'shard'}-{number:06d}.tar" for number in itertools.count(len(record.done))
@@ -195,10 +195,7 @@ class _Work:
                     record.add(handed.popleft().result())
             except BaseException:
                 readers.shutdown(wait=False, cancel_futures=True)
-                # Shards that are on their way arrive, and need not be made again.
-                for future in handed:
-                    with contextlib.suppress(Exception):
-                        record.add(future.result())
+                _take_what_arrives(record, handed)
                 raise
 
     def _hand_on(self, part: str, draft: Draft) -> Done:
@@ -228,6 +225,15 @@ class _Work:
             yield found, int(self._pictures.labels[number])
             self._done += 1
             self._report("packing", self._done, self._plan.pictures)
+
+
+def _take_what_arrives(record: Unfinished, handed: Iterable[Future[Done]]) -> None:
+    """Note shards that were on their way when the work was stopped, up to the first that is missing."""
+    for future in handed:
+        if future.exception() is not None or future.result().start != record.stop:
+            return  # the record has no gaps: what lies behind one is packed again
+        with contextlib.suppress(StorageError):  # what stopped the work is what has to be said
+            record.add(future.result())
 
 
 def _take_rest(record: Unfinished, draft: Draft, part: str, count: int) -> None:

@@ -112,10 +112,19 @@ class Unfinished:
         files = {item.key: item.size for item in self.place.list(recursive=False)}
         for done in file.done:
             entry = done.entry
-            if listed.get(entry.name) != (entry.size, entry.etag) or files.get(file_of(entry.name)) != entry.bytes:
+            if (
+                done.start != self.stop
+                or listed.get(entry.name) != (entry.size, entry.etag)
+                or files.get(file_of(entry.name)) != entry.bytes
+            ):
                 break  # from here on it has to be done again: where a shard ends decides where the next begins
             self.done.append(done)
         return True
+
+    @property
+    def stop(self) -> int:
+        """The place in the part's sequence of pictures up to which it is done."""
+        return self.done[-1].stop if self.done else 0
 
     @property
     def left_out(self) -> list[Unreadable]:
@@ -123,7 +132,8 @@ class Unfinished:
         return [Unreadable(*row) for done in self.done for row in done.left_out]
 
     def add(self, done: Done) -> None:
-        """Note one more shard, the next in order."""
+        """Note one more shard, which begins where the last one stops."""
+        assert done.start == self.stop, (done.start, self.stop)
         self.done.append(done)
         self._journal.note()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -144,6 +145,28 @@ def test_statistics_are_told_and_drawn(tmp_path: Path) -> None:
     assert counted["labels"] == {"0": 3, "1": 3, "2": 3}
     assert counted["height"] == {"min": 5, "median": 6.0, "max": 8}
     done = reco("stats", str(tmp_path / "data"), "--sheet", "gs://bucket/sheet.png")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_pictures_are_optimised_and_made_smaller_only_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, side in enumerate((40, 40, 100)):
+        pixels = Image.open(io.BytesIO(picture(number, height=side, width=side)))
+        pixels.save(tmp_path / "photos" / f"{number}.jpg", progressive=number > 0)
+    (tmp_path / "list.csv").write_text(
+        "".join(f"{line}\n" for line in ("path", *(f"photos/{n}.jpg" for n in range(3))))
+    )
+    plain = json.loads(reco("pack", str(tmp_path / "photos"), str(tmp_path / "plain"), "--json").stdout)
+    assert (plain["optimised"], plain["resized"]) == (0, 0)
+    options = ["--lossless-optimise", "--max-side", "64"]
+    done = reco("pack", str(tmp_path / "list.csv"), str(tmp_path / "changed"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 progressive JPEGs were made baseline, to the same pixels" in done.stdout
+    assert "1 pictures were made smaller" in done.stdout
+    stats = json.loads(reco("stats", str(tmp_path / "changed"), "--json").stdout)
+    assert stats["height"] == {"min": 40, "median": 40.0, "max": 64}
+    done = reco("pack", str(tmp_path / "list.csv"), str(tmp_path / "other"), "--max-side", "0")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 2
 
