@@ -1,9 +1,11 @@
-"""Packs pictures into shards, and indexes shards: `python -m jobs.data pack|index …`."""
+"""Packs pictures into shards; indexes, verifies and describes shards: `python -m jobs.data pack|index|verify …`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import itertools
 import json
 import signal
 import sys
@@ -17,31 +19,42 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from jobs.errors import RecoError, UserError
 from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import Packing, pack
+from jobs.shards.prepare import Changes
+from jobs.shards.sheet import draw_samples
 from jobs.shards.split import parse_split
+from jobs.shards.stats import Stats, describe
+from jobs.shards.verify import verify
+from jobs.storage import open_storage, split_url
+
+Result = tuple[dict[str, object], int]
+"""What `--json` prints, and the exit code."""
 
 _MEGABYTE = 1_000_000
 _INTERRUPTED = 130
+_SHOWN = 5
+_HISTOGRAM = 30
+_WIDTH = 40
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Pack or index; returns the exit code."""
+    """Do what the arguments ask; returns the exit code."""
     given = _parse(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        result = _pack(given) if given.command == "pack" else _index(given)
+        result, code = _COMMANDS[given.command](given)
     except RecoError as error:
         _say(f"error: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        _say("stopped; nothing half-written was left", sys.stderr)
+        _say(f"stopped; {_WHEN_STOPPED[given.command]}", sys.stderr)
         return _INTERRUPTED
     if given.json:
         _say(json.dumps(result, indent=2, ensure_ascii=False))
-    return 0
+    return code
 
 
-def _pack(given: argparse.Namespace) -> dict[str, object]:
+def _pack(given: argparse.Namespace) -> Result:
     if given.shard_size <= 0 or (given.shard_samples is not None and given.shard_samples < 1):
         raise UserError("A shard has to hold something.", hint="Give --shard-size and --shard-samples above 0.")
     if not 0 <= given.seed < 2**64:
@@ -54,15 +67,18 @@ def _pack(given: argparse.Namespace) -> dict[str, object]:
             shard_samples=given.shard_samples,
             fractions=parse_split(given.split) if given.split else None,
             seed=given.seed,
+            changes=Changes(optimise=given.lossless_optimise, max_side=given.max_side),
             skip_unreadable=given.skip_unreadable,
             overwrite=given.overwrite,
+            index=given.index,
             report=report,
         )
     if not given.json:
         _tell(packing)
     parts = {name or "all": vars(part) for name, part in packing.parts.items()}
     left_out = [{"name": item.name, "reason": item.reason} for item in packing.left_out]
-    return {"parts": parts, "classes": packing.classes, "left_out": left_out}
+    result = {"parts": parts, "classes": packing.classes, "left_out": left_out}
+    return {**result, "optimised": packing.optimised, "resized": packing.resized}, 0
 
 
 def _tell(packing: Packing) -> None:
@@ -71,13 +87,17 @@ def _tell(packing: Packing) -> None:
         _say(f"✓ {part.samples:,} pictures in {shards} at {part.url} (content {part.hash[:16]})")
     if packing.classes:
         _say(f"  {len(packing.classes)} classes, named in classes.json")
+    if packing.optimised:
+        _say(f"  {packing.optimised:,} progressive JPEGs were made baseline, to the same pixels")
+    if packing.resized:
+        _say(f"  {packing.resized:,} pictures were made smaller")
     if packing.left_out:
         names = ", ".join(item.name for item in packing.left_out[:5])
         more = ", …" if len(packing.left_out) > 5 else ""
         _say(f"! {len(packing.left_out)} unreadable pictures were left out: {names}{more}")
 
 
-def _index(given: argparse.Namespace) -> dict[str, object]:
+def _index(given: argparse.Namespace) -> Result:
     with _bars() as report:
         dataset = open_dataset(
             given.source,
@@ -89,14 +109,76 @@ def _index(given: argparse.Namespace) -> dict[str, object]:
     if not given.json:
         _say(f"✓ {len(dataset):,} samples in {len(dataset.counts):,} shards (content {dataset.hash[:16]})")
         _say(f"  up to {width}×{height} pixels; {dataset.num_classes or 'no'} classes")
-    return {
+        if dataset.left_out:
+            _say(f"! {dataset.left_out:,} samples cannot be used and were left out:")
+            for name, reason in itertools.islice(dataset.left_out_samples(), _SHOWN):
+                _say(f"    {name}: {reason}")
+            if dataset.left_out > _SHOWN:
+                _say(f"    … and {dataset.left_out - _SHOWN:,} more; --json lists them all")
+    result: dict[str, object] = {
         "hash": dataset.hash,
         "samples": len(dataset),
         "shards": len(dataset.counts),
         "classes": dataset.num_classes,
         "max_height": height,
         "max_width": width,
+        "left_out": [{"name": name, "reason": reason} for name, reason in dataset.left_out_samples()],
     }
+    return result, 0
+
+
+def _verify(given: argparse.Namespace) -> Result:
+    with _bars() as report:
+        verdict = verify(given.source, index=given.index, progress=lambda done, total: report("verifying", done, total))
+    faults = verdict.faults
+    if not given.json:
+        for shard, key, reason in faults:
+            _say(f"✗ {shard}{'/' if key else ''}{key}: {reason}")
+        what = f"{verdict.samples:,} samples in {verdict.shards:,} shards"
+        _say(f"✗ {len(faults):,} faults; {what} were checked" if faults else f"✓ {what}: every byte is as indexed")
+    listed = [fault._asdict() for fault in faults]
+    return {"shards": verdict.shards, "samples": verdict.samples, "faults": listed}, 1 if faults else 0
+
+
+def _stats(given: argparse.Namespace) -> Result:
+    with _bars() as report:
+        dataset = open_dataset(
+            given.source, index=given.index, progress=lambda done, total: report("indexing", done, total)
+        )
+        stats = describe(dataset, given.source)
+        if given.sheet:
+            sheet = draw_samples(dataset, stats.classes, count=given.samples, seed=given.seed)
+            folder, name = split_url(given.sheet)
+            open_storage(folder).write(name, sheet)
+    if not given.json:
+        _tell_stats(stats)
+        if given.sheet:
+            _say(f"✓ {min(given.samples, len(dataset))} samples drawn in {given.sheet}")
+    return dataclasses.asdict(stats), 0
+
+
+def _tell_stats(stats: Stats) -> None:
+    left_out = f", {stats.left_out:,} left out" if stats.left_out else ""
+    _say(f"{stats.samples:,} samples in {stats.shards:,} shards{left_out} (content {stats.hash[:16]})")
+    _say(f"{stats.shard_bytes / 1e9:,.3f} GB, of which pictures {stats.picture_bytes / 1e9:,.3f} GB")
+    _say(f"{'':<8}{'min':>12}{'median':>12}{'max':>12}")
+    for name, spread in (("height", stats.height), ("width", stats.width), ("bytes", stats.bytes)):
+        _say(f"{name:<8}{spread.min:>12,}{spread.median:>12,.0f}{spread.max:>12,}")
+    _say("formats  " + ", ".join(f"{name} {count:,}" for name, count in stats.formats.items()))
+    if not stats.labels:
+        _say("labels   none")
+        return
+    unlabelled = f", {stats.unlabelled:,} samples without" if stats.unlabelled else ""
+    _say(f"labels   {len(stats.labels):,} classes{unlabelled}")
+    most = max(stats.labels.values())
+    for label, count in itertools.islice(stats.labels.items(), _HISTOGRAM):
+        name = stats.classes[label] if label < len(stats.classes) else str(label)
+        _say(f"  {name[:20]:<20} {count:>12,}  {'█' * max(1, round(_WIDTH * count / most))}")
+    if len(stats.labels) > _HISTOGRAM:
+        least = min(stats.labels.values())
+        _say(
+            f"  … {len(stats.labels) - _HISTOGRAM:,} more; each class has {least:,} to {most:,}; --json lists them all"
+        )
 
 
 @contextlib.contextmanager
@@ -131,21 +213,44 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="pictures to shards with an index")
-    packing.add_argument("source", help="a folder or prefix of pictures, or the word `digits`")
+    packing.add_argument("source", help="pictures, a .csv or .parquet list, shards, or the word `digits`")
     packing.add_argument("destination", help="a folder or s3://bucket/prefix")
     packing.add_argument("--shard-size", type=float, default=100.0, help="most megabytes in a shard")
     packing.add_argument("--shard-samples", type=int, help="most pictures in a shard")
     packing.add_argument("--split", help="such as train=0.8,valid=0.1,test=0.1")
     packing.add_argument("--seed", type=int, default=0, help="of the shuffle and the split")
     packing.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be decoded")
+    packing.add_argument("--lossless-optimise", action="store_true", help="progressive to baseline JPEG")
+    packing.add_argument("--max-side", type=int, help="encode pictures with a longer side anew")
+    packing.add_argument("--index", help="where the index of a source of shards is kept, if not beside them")
     packing.add_argument("--overwrite", action="store_true", help="replace the shards at the destination")
     indexing = commands.add_parser("index", help="check the index of shards, or build it")
-    indexing.add_argument("source", nargs="+", help="folder, prefix, shard or brace pattern")
-    indexing.add_argument("--index", help="where to keep it, if not beside the shards")
     indexing.add_argument("--rebuild", action="store_true", help="build it even where there is one")
-    for command in (packing, indexing):
+    verifying = commands.add_parser("verify", help="read every byte, decode every picture")
+    describing = commands.add_parser("stats", help="counts, sizes, formats, labels")
+    describing.add_argument("--sheet", help="PNG to draw samples in")
+    describing.add_argument("--samples", type=int, default=48, help="how many to draw")
+    describing.add_argument("--seed", type=int, default=0, help="of the choice of samples")
+    for command in (indexing, verifying, describing):
+        command.add_argument("source", nargs="+", help="folder, prefix, shard or brace pattern")
+        command.add_argument("--index", help="where the index is kept, if not beside the shards")
+    for command in (packing, indexing, verifying, describing):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser.parse_args(arguments)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "pack": _pack,
+    "index": _index,
+    "verify": _verify,
+    "stats": _stats,
+}
+_WHEN_STOPPED = {
+    "pack": "nothing half-written was left, and the same command goes on from here",
+    "index": "nothing half-written was left, and the same command goes on from here",
+    "verify": "nothing was changed",
+    "stats": "nothing half-written was left",
+}
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.shards.errors import DamagedSampleError
-from jobs.shards.index import Progress, Root, ShardEntry, content_hash, open_index, read_records
+from jobs.shards.index import Root, ShardEntry, content_hash, read_records
+from jobs.shards.indexing import Progress, open_index
 from jobs.shards.records import ShardRecords
 from jobs.shards.sources import Part, find_shards
 from jobs.storage import Storage
@@ -47,6 +49,16 @@ def open_dataset(
     return Dataset(parts, roots, index)
 
 
+class Columns(NamedTuple):
+    """What the index knows of each sample, all of shape [n]: int32 pixels, int64 bytes, uint8 format, int64 label."""
+
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    formats: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
 class Dataset:
     """Samples of indexed shards. A sample's id is its place in the natural order: shard by shard, as stored.
 
@@ -68,6 +80,8 @@ class Dataset:
         self.hash = content_hash(entries)
         self.counts: NDArray[np.int64] = np.array([entry.count for entry in entries], dtype=np.int64)
         self.starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        self.records_kept = _RECORDS_KEPT
+        """Shards whose samples' records stay in memory."""
         self._records: OrderedDict[int, ShardRecords] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -109,14 +123,30 @@ class Dataset:
 
     @property
     def max_pixels(self) -> int:
-        """Most pixels that one picture can have."""
-        height, width = self.max_size
-        return height * width
+        """Most pixels of one picture."""
+        return max(entry.max_pixels for _, _, entry in self._shards)
 
     @property
     def left_out(self) -> int:
         """Samples that cannot be used; they are not counted."""
-        return 0
+        return sum(entry.left_out for _, _, entry in self._shards)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(entry.size for _, _, entry in self._shards)
+
+    def columns(self) -> Columns:
+        """What the index knows of all samples at once."""
+        every = [(r.heights, r.widths, r.lengths, r.formats, r.labels) for r in self._all_records()]
+        return Columns(*(np.concatenate(column) for column in zip(*every, strict=True)))
+
+    def left_out_samples(self) -> Iterator[tuple[str, str]]:
+        """Name, as `key` gives it, and reason of each sample that cannot be used."""
+        for shard, (_, _, entry) in enumerate(self._shards):
+            if entry.left_out:
+                for key, reason in self.records(shard).left_out:
+                    yield f"{entry.name}/{key}", reason
 
     def key(self, sample_id: int) -> str:
         """What a sample is called, as `shard.tar/000012`."""
@@ -168,7 +198,7 @@ class Dataset:
         found = read_records(place, entry)
         with self._lock:
             self._records[shard] = found
-            while len(self._records) > _RECORDS_KEPT:
+            while len(self._records) > self.records_kept:
                 self._records.popitem(last=False)
         return found
 

@@ -14,8 +14,14 @@ from jobs.errors import RecoError
 Pixels = NDArray[np.uint8]
 Bytes = bytes | bytearray | memoryview | Pixels
 
+MOST_PIXELS = 178_956_970
+"""A picture that declares more (Pillow's own limit) is taken for a bomb: it would unpack to half a gigabyte."""
+
+# Pillow's two limits give way to the one above, which holds for every format and does not warn at half of it.
+Image.MAX_IMAGE_PIXELS = None
+
 _CMYK = ("CMYK", "YCCK")
-_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError)
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, IndexError, EOFError)
 
 
 class PictureError(RecoError):
@@ -38,7 +44,7 @@ def picture_size(data: Bytes) -> tuple[str, int, int]:
     """Format (of `records.FORMATS`), height and width from a picture's header, without decoding it.
 
     Raises:
-        PictureError: No header of a JPEG, PNG or WebP.
+        PictureError: No header of a JPEG, PNG or WebP, or one that declares more than `MOST_PIXELS`.
     """
     kind = picture_format(data)
     if kind is None:
@@ -46,9 +52,11 @@ def picture_size(data: Bytes) -> tuple[str, int, int]:
     if kind == "jpeg":
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            return "jpeg-cmyk" if colours in _CMYK else "jpeg", int(height), int(width)
         except ValueError:
             pass  # simplejpeg is strict; Pillow has the last word below
+        else:
+            _refuse_bomb(height, width)
+            return "jpeg-cmyk" if colours in _CMYK else "jpeg", int(height), int(width)
     with _open(data) as picture:
         return "jpeg-cmyk" if picture.mode == "CMYK" else kind, picture.height, picture.width
 
@@ -120,9 +128,16 @@ def _wrong_size(found: tuple[int, ...], out: Pixels) -> PictureError:
 
 def _open(data: Bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(bytes(data)), formats=("JPEG", "PNG", "WEBP"))
+        picture = Image.open(io.BytesIO(bytes(data)), formats=("JPEG", "PNG", "WEBP"))
     except _PILLOW_ERRORS as error:
-        raise PictureError(f"cannot be decoded ({type(error).__name__})") from error
+        raise PictureError("its header cannot be read") from error
+    _refuse_bomb(picture.height, picture.width)
+    return picture
+
+
+def _refuse_bomb(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise PictureError(f"declares {width}×{height} pixels, more than {MOST_PIXELS:,}")
 
 
 def _to_rgb(picture: Image.Image) -> Pixels:

@@ -1,32 +1,32 @@
-"""Packs pictures into shards with an index: all of them, or nothing."""
+"""Packs pictures into shards with an index, shard by shard, and goes on where it was stopped."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
+import itertools
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.shards.decode import picture_format
-from jobs.shards.index import Root, copy_index, open_index
-from jobs.shards.pictures import PictureSource, Unreadable, find_unreadable, open_pictures
-from jobs.shards.sources import find_shards
+from jobs.shards.destination import Destination, open_destination
+from jobs.shards.index import describe
+from jobs.shards.pictures import PictureSource, open_pictures
+from jobs.shards.prepare import Changes, Prepared, Unreadable, check_changes, prepare
 from jobs.shards.split import divide
-from jobs.storage import Storage, StorageError, join_url, open_storage
+from jobs.shards.tar import scan_shard
+from jobs.shards.unfinished import Done, Plan, Unfinished
+from jobs.shards.writing import Draft, in_order, write_shards
+from jobs.storage import StorageError, join_url, open_storage
 
 Report = Callable[[str, int, int], None]
 """Called with what is going on, how much is done and how much there is."""
 
-CLASSES = "classes.json"
-_SUFFIX_OF = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _SHOWN = 5
-_BLOCK = 512
+_UPLOADS = 2
+_MOST_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,15 @@ class Packing:
         parts: By name; the only part's name is empty where there was no split.
         classes: Names of the classes, in the order of their numbers.
         left_out: Unreadable pictures that were left out.
+        optimised: Progressive JPEGs that became baseline.
+        resized: Pictures that were made smaller.
     """
 
     parts: dict[str, Packed]
     classes: list[str]
     left_out: list[Unreadable]
+    optimised: int
+    resized: int
 
 
 def pack(
@@ -69,220 +73,190 @@ def pack(
     shard_samples: int | None = None,
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
+    changes: Changes = Changes(),  # noqa: B008 - frozen
     skip_unreadable: bool = False,
     overwrite: bool = False,
+    index: str | None = None,
     report: Report = lambda what, done, total: None,
 ) -> Packing:
     """Pack pictures into shards, shuffled by `seed`, and index them.
 
-    Every picture is decoded once before anything is written. Bytes are stored as they are. The same pictures, options
-    and seed give the same shards. The work is done in a temporary folder: a local destination appears whole at the
-    end; in S3 the shards are uploaded, then the index, and removed again where that fails. With `overwrite` a local
-    destination is exchanged at the end, one in S3 is overwritten shard by shard.
+    Pictures are read once, decoded to check them, and stored as they are unless `changes` asks for more. The same
+    pictures, options and seed give the same shards, so packing that was stopped, in whatever way, goes on with the
+    shards that are missing when it is called again. Until the end its record lies beside the shards (a local
+    destination does not even exist before it is whole), and the root of the index is written last: nobody takes the
+    unfinished for the whole. Local disk holds no more than a few shards at a time.
 
     Args:
-        source: A folder or prefix of pictures, or `digits`.
+        source: As for `open_pictures`.
         destination: A folder or prefix.
         shard_bytes: Most bytes in a shard (a larger picture gets a shard of its own).
         shard_samples: Most pictures in a shard.
         fractions: Shares by name; each part goes to a folder of its name.
         seed: Of the shuffle and the split.
-        skip_unreadable: Leave out what cannot be decoded instead of giving up.
-        overwrite: Replace what was packed at the destination before.
+        changes: What may be done to pictures.
+        skip_unreadable: Leave out what cannot be decoded. Otherwise such pictures are all named at the end, and what
+            was packed is kept unfinished.
+        overwrite: Replace what was packed at the destination before. In S3 it goes first; a local folder is exchanged
+            at the end.
+        index: Where the index of the source is kept, where that is shards and it does not lie beside them.
         report: Told of progress.
 
     Raises:
-        UserError: Nothing to pack, unreadable pictures, or a destination that is not empty.
+        UserError: Nothing to pack, unreadable pictures, a destination that is not empty, or an unfinished packing of
+            something else there.
         StorageError: Something cannot be read or written.
     """
-    target = open_storage(destination)
-    old = _check_target(target, overwrite)
-    pictures = open_pictures(source)
-    unreadable = _check_pictures(pictures, skip_unreadable, report)
-    bad = {item.number for item in unreadable}
-    chosen = [number for number in range(len(pictures.labels)) if number not in bad]
-    parts = divide(pictures.labels, chosen, fractions or {"": 1.0}, seed)
-    with _temporary_folder(target) as folder:
-        done = 0
+    check_changes(changes)
+    pictures = open_pictures(source, index=index, progress=lambda now, total: report("indexing", now, total))
+    plan = Plan(
+        source=source,
+        pictures=len(pictures.labels),
+        fingerprint=pictures.fingerprint,
+        shard_bytes=shard_bytes,
+        shard_samples=shard_samples,
+        split=dict(fractions) if fractions else None,
+        seed=seed,
+        optimise=changes.optimise,
+        max_side=changes.max_side,
+    )
+    parts = divide(pictures.labels, range(plan.pictures), fractions or {"": 1.0}, seed)
+    with open_destination(destination, plan, list(parts), overwrite=overwrite, reads=pictures.places) as target:
+        work = _Work(pictures, plan, changes, target, report)
         for name, numbers in parts.items():
-            (folder / name).mkdir(exist_ok=True)
-            _write_classes(folder / name, pictures.classes)
-            for _ in _write_shards(pictures, numbers, folder / name, name or "shard", shard_bytes, shard_samples):
-                done += 1
-                report("packing", done, len(chosen))
-        roots = {
-            name: _index(folder / name, lambda now, all_: report("indexing", now, all_), rebuild=False)
-            for name in parts
-        }
-        if _is_local(target):
-            _exchange(folder, Path(target.url))
-        else:
-            _upload(folder, target, roots, old, report)
+            work.pack_part(name, numbers)
+        left_out = sorted(item for record in target.unfinished.values() for item in record.left_out)
+        _refuse_unreadable(left_out, plan.pictures, skip_unreadable, target)
+        roots = target.finish(pictures.classes)
     packed = {
         name: Packed(
-            url=join_url(target.url, name),
-            samples=sum(entry.count for entry in root.shards),
-            shards=len(root.shards),
-            hash=root.content,
+            join_url(target.url, name), sum(entry.count for entry in root.shards), len(root.shards), root.content
         )
         for name, root in roots.items()
     }
-    return Packing(packed, pictures.classes, unreadable)
+    done = [done for record in target.unfinished.values() for done in record.done]
+    return Packing(
+        parts=packed,
+        classes=pictures.classes,
+        left_out=left_out,
+        optimised=sum(item.optimised for item in done),
+        resized=sum(item.resized for item in done),
+    )
 
 
-def _check_target(target: Storage, overwrite: bool) -> list[str]:
-    """The keys at the destination; refuses to touch what nobody packed."""
-    if _is_local(target) and Path(target.url).exists() and not Path(target.url).is_dir():
-        raise UserError(f"{target.url} is a file.", hint="Name a folder.")
-    old = [item.key for item in target.list()]
-    if old and not overwrite:
-        raise UserError(f"{target.url} is not empty.", hint="Name another place, or replace it with --overwrite.")
-    for key in old:
-        name = key.rpartition("/")[2]
-        if not (name.endswith((".tar", ".tar.json")) or name == CLASSES or "index" in key.split("/")[:-1]):
-            raise UserError(
-                f"{target.url} holds more than shards ({key}), and --overwrite would remove it.",
-                hint="Name a place that holds nothing else.",
-            )
-    return old
+class _Work:
+    """Reads and checks pictures in many threads, writes shards in this one, and hands them on in two more."""
 
+    def __init__(
+        self, pictures: PictureSource, plan: Plan, changes: Changes, target: Destination, report: Report
+    ) -> None:
+        self._pictures = pictures
+        self._plan = plan
+        self._changes = changes
+        self._target = target
+        self._report = report
+        self._done = 0
 
-def _check_pictures(pictures: PictureSource, skip: bool, report: Report) -> list[Unreadable]:
-    count = len(pictures.labels)
-    unreadable: list[Unreadable] = []
-    for done, found in find_unreadable(pictures, threads=os.cpu_count() or 1):
-        unreadable += found
-        report("checking", done, count)
-    if unreadable and (not skip or len(unreadable) == count):
-        first = "; ".join(f"{item.name}: {item.reason}" for item in unreadable[:_SHOWN])
-        more = ", …" if len(unreadable) > _SHOWN else ""
-        raise UserError(
-            f"{len(unreadable)} of {count} pictures cannot be read ({first}{more}); nothing was written.",
-            hint="Mend or remove them, or leave them out with --skip-unreadable.",
+    def pack_part(self, name: str, numbers: Sequence[int]) -> None:
+        """Pack what is missing of one part."""
+        if name in self._target.finished:
+            self._done += len(numbers)
+            return
+        record = self._target.unfinished[name]
+        start = record.stop
+        self._done += start
+        names = (
+            self._target.scratch / f"{name or 'shard'}-{number:06d}.tar" for number in itertools.count(len(record.done))
         )
-    return unreadable
+        cpus = os.cpu_count() or 1
+        threads = max(cpus, min(_MOST_THREADS, 4 * cpus))
+        handed: deque[Future[Done]] = deque()
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="read") as readers,
+            ThreadPoolExecutor(_UPLOADS, thread_name_prefix="upload") as uploaders,
+        ):
+            try:
+                drafts = write_shards(
+                    self._read(readers, numbers[start:], 4 * threads),
+                    start=start,
+                    digits=max(6, len(str(len(numbers) - 1))),
+                    path=lambda: next(names),
+                    shard_bytes=self._plan.shard_bytes,
+                    shard_samples=self._plan.shard_samples,
+                )
+                for draft in drafts if start < len(numbers) else ():
+                    if not draft.samples:  # only ever the first one of this attempt
+                        _take_rest(record, draft, name, len(numbers))
+                        continue
+                    handed.append(uploaders.submit(self._hand_on, name, draft))
+                    while len(handed) > _UPLOADS or (handed and handed[0].done()):
+                        record.add(handed.popleft().result())
+                while handed:
+                    record.add(handed.popleft().result())
+            except BaseException:
+                readers.shutdown(wait=False, cancel_futures=True)
+                _take_what_arrives(record, handed)
+                raise
+
+    def _hand_on(self, part: str, draft: Draft) -> Done:
+        """Put a shard where it belongs, with its file of the index."""
+        scratch = open_storage(str(self._target.scratch))
+        # Read back rather than remembered: what is indexed is what lies on the disk.
+        scanned = scan_shard(scratch, scratch.stat(draft.path.name))
+        if len(scanned.samples) != draft.samples:
+            raise StorageError(f"{draft.path} does not hold what was written to it.", hint="Is the disk sound?")
+        shard = self._target.deliver(part, draft.path)
+        return Done(
+            start=draft.start,
+            stop=draft.stop,
+            entry=describe(shard, scanned, self._target.unfinished[part].place),
+            left_out=tuple((item.number, item.name, item.reason) for item in draft.left_out),
+            optimised=draft.optimised,
+            resized=draft.resized,
+        )
+
+    def _read(
+        self, pool: ThreadPoolExecutor, numbers: Sequence[int], ahead: int
+    ) -> Iterator[tuple[Prepared | Unreadable, int]]:
+        def read(number: int) -> Prepared | Unreadable:
+            return prepare(self._pictures, number, self._changes)
+
+        for number, found in zip(numbers, in_order(pool, read, numbers, ahead=ahead), strict=True):
+            yield found, int(self._pictures.labels[number])
+            self._done += 1
+            self._report("packing", self._done, self._plan.pictures)
 
 
-def _write_shards(
-    pictures: PictureSource,
-    numbers: Sequence[int],
-    folder: Path,
-    name: str,
-    shard_bytes: int,
-    shard_samples: int | None,
-) -> Iterator[int]:
-    """Write the shards of one part; yields each picture's number once it is written."""
-    import webdataset  # brings torch along, two seconds that a mistake in the arguments or an index should not take
-
-    pattern = str(folder).replace("%", "%%") + f"/{name}-%06d.tar"
-    digits = max(6, len(str(len(numbers) - 1)))
-    # A fixed time makes the same pictures the same bytes. Limits are kept here: the writer counts without headers.
-    with webdataset.ShardWriter(pattern, maxcount=2**62, maxsize=2**62, verbose=0, encoder=False, mtime=0) as writer:
-        samples, size = 0, 2 * _BLOCK
-        for place, number in enumerate(numbers):
-            data, label = pictures.read(number), int(pictures.labels[number])
-            kind = picture_format(data)
-            if kind is None:
-                raise StorageError(f"{pictures.name(number)} was changed while it was packed.", hint="Pack again.")
-            sample: dict[str, str | bytes] = {"__key__": f"{place:0{digits}d}", _SUFFIX_OF[kind]: data}
-            if label >= 0:
-                sample["cls"] = str(label).encode()
-            needed = sum(_in_tar(len(value)) for key, value in sample.items() if key != "__key__")
-            if samples and (size + needed > shard_bytes or samples == shard_samples):
-                writer.next_stream()
-                samples, size = 0, 2 * _BLOCK
-            writer.write(sample)
-            samples, size = samples + 1, size + needed
-            yield number
+def _take_what_arrives(record: Unfinished, handed: Iterable[Future[Done]]) -> None:
+    """Note shards that were on their way when the work was stopped, up to the first that is missing."""
+    for future in handed:
+        if future.exception() is not None or future.result().start != record.stop:
+            return  # the record has no gaps: what lies behind one is packed again
+        with contextlib.suppress(StorageError):  # what stopped the work is what has to be said
+            record.add(future.result())
 
 
-def _in_tar(length: int) -> int:
-    return _BLOCK + -(-length // _BLOCK) * _BLOCK
-
-
-def _write_classes(folder: Path, classes: list[str]) -> None:
-    if classes:
-        (folder / CLASSES).write_text(json.dumps(classes, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _index(folder: Path, progress: Callable[[int, int], None], *, rebuild: bool) -> Root:
-    (part,) = find_shards(str(folder))
-    return open_index(part, None, progress=progress, rebuild=rebuild)
-
-
-def _is_local(storage: Storage) -> bool:
-    return "://" not in storage.url
-
-
-@contextlib.contextmanager
-def _temporary_folder(target: Storage) -> Iterator[Path]:
-    """A folder to work in, gone afterwards; beside a local destination, so that moving it there is one rename."""
-    if not _is_local(target):
-        with tempfile.TemporaryDirectory(prefix="reco-pack-") as name:
-            yield Path(name)
-        return
-    beside = Path(target.url).parent
-    while not beside.exists():
-        beside = beside.parent
-    folder = beside / f".{Path(target.url).name}.packing-{os.getpid()}"
-    try:  # around the creation too: Ctrl-C may come right after it
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise UserError(
-                f"{beside} cannot be written ({error.strerror}).", hint="Name another destination."
-            ) from error
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _exchange(folder: Path, destination: Path) -> None:
-    """Put `folder` where `destination` is; what was there goes only once the new is in place."""
-    destination = destination.resolve()
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f"{folder.name}-old")
-    try:
-        if destination.exists():
-            destination.rename(aside)
-        try:
-            folder.rename(destination)
-        except BaseException:
-            if aside.exists():
-                aside.rename(destination)
-            raise
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM):
-            raise
+def _take_rest(record: Unfinished, draft: Draft, part: str, count: int) -> None:
+    """Account for pictures at the end of a part none of which can be read, though one could be when it was begun."""
+    if not record.done:
         raise UserError(
-            f"{destination} cannot be put in place ({error.strerror}).", hint="Name a folder inside it instead."
-        ) from error
-    shutil.rmtree(aside, ignore_errors=True)
+            f"No picture{f' of the part {part}' if part else ''} can be read "
+            f"({len(draft.left_out)} of {count} pictures, {_first(draft.left_out)}).",
+            hint="Are these the right files?",
+        )
+    last = record.done.pop()
+    left_out = (*last.left_out, *((item.number, item.name, item.reason) for item in draft.left_out))
+    record.add(last.model_copy(update={"stop": draft.stop, "left_out": left_out}))
 
 
-def _upload(folder: Path, target: Storage, roots: Mapping[str, Root], old: Sequence[str], report: Report) -> None:
-    """Upload shards and class names, then the indexes; takes everything back where that fails."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "index"]
-    total, done = sum(path.stat().st_size for path in files), 0
-    keys: list[str] = []
-    try:
-        # Without its root an index is none: nobody takes the old one for a description of the new shards.
-        for key in [key for key in old if "index" in key.split("/")[:-1]]:
-            target.delete(key)
-        for path in files:
-            keys.append(path.relative_to(folder).as_posix())
-            target.upload(keys[-1], path)
-            done += path.stat().st_size
-            report("uploading", done, total)
-        for name, root in roots.items():
-            place = f"{name}/index" if name else "index"
-            keys += [f"{place}/{entry.name}.json" for entry in root.shards] + [f"{place}/root.json"]
-            (part,) = find_shards(join_url(target.url, name))
-            copy_index(root, open_storage(str(folder / place)), part)
-        for key in set(old) - set(keys):
-            target.delete(key)
-    except BaseException:
-        for key in keys:
-            with contextlib.suppress(StorageError):
-                target.delete(key)
-        raise
+def _refuse_unreadable(left_out: Sequence[Unreadable], count: int, skip: bool, target: Destination) -> None:
+    if left_out and not skip:
+        raise UserError(
+            f"{len(left_out)} of {count} pictures cannot be read ({_first(left_out)}); {target.url} is not finished.",
+            hint="Finish it without them by --skip-unreadable, or mend them and begin anew with --overwrite.",
+        )
+
+
+def _first(left_out: Sequence[Unreadable]) -> str:
+    more = ", …" if len(left_out) > _SHOWN else ""
+    return "; ".join(f"{item.name}: {item.reason}" for item in left_out[:_SHOWN]) + more

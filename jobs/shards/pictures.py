@@ -1,25 +1,27 @@
-"""Where pictures to pack come from: files in a folder or prefix, or scikit-learn's digits."""
+"""Where pictures to pack come from: files in a folder or prefix, a table, shards, or scikit-learn's digits."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from jobs.errors import UserError
-from jobs.shards.decode import PictureError, decode
+from jobs.shards import lists
+from jobs.shards.dataset import open_dataset
+from jobs.shards.indexing import Progress
+from jobs.shards.sources import SUFFIX, find_shards
+from jobs.shards.stats import read_classes
 from jobs.shards.tar import PICTURE_SUFFIXES
 from jobs.storage import open_storage
 
 DIGITS = "digits"
 _ENDINGS = tuple(f".{suffix}" for suffix in PICTURE_SUFFIXES)
-_CHECKED_AT_ONCE = 256
 
 
 class PictureSource(Protocol):
@@ -33,28 +35,47 @@ class PictureSource(Protocol):
     def classes(self) -> list[str]:
         """Names of the classes; empty where there are none."""
 
+    @property
+    def places(self) -> list[str]:
+        """Where it reads: folders or prefixes that must not be written to meanwhile."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where the pictures, their order or labels do."""
+
     def name(self, number: int) -> str:
         """What to call a picture in a message."""
 
     def read(self, number: int) -> bytes:
-        """Its encoded bytes."""
+        """Its encoded bytes.
+
+        Raises:
+            PictureError: There are none to be had.
+            DamagedSampleError: They are not those that were indexed.
+            StorageError: They cannot be read.
+        """
 
 
-class Unreadable(NamedTuple):
-    """A picture that cannot be decoded, and why."""
+def open_pictures(source: str, *, index: str | None = None, progress: Progress | None = None) -> PictureSource:
+    """Open `source`: the word `digits`, a CSV or parquet file, shards, or a folder or prefix of pictures.
 
-    number: int
-    name: str
-    reason: str
-
-
-def open_pictures(source: str) -> PictureSource:
-    """Open `source`: the word `digits`, else a folder or prefix.
+    Args:
+        source: A folder with .tar files directly in it, a shard or a brace pattern stands for shards.
+        index: Where the index of shards is kept, where it does not lie beside them.
+        progress: Told of the work of indexing shards that have no index.
 
     Raises:
         UserError: It does not exist or holds no pictures.
+        StorageError: It cannot be read.
     """
-    return Digits() if source == DIGITS else Files(source)
+    if source == DIGITS:
+        return Digits()
+    if source.lower().endswith(lists.SUFFIXES):
+        return lists.Listed(source)
+    patterned = source.endswith(SUFFIX) or "{" in source
+    if patterned or any(item.key.endswith(SUFFIX) for item in open_storage(source).list(recursive=False)):
+        return Stored(source, index, progress)
+    return Files(source)
 
 
 class Files:
@@ -64,11 +85,14 @@ class Files:
         self._storage = open_storage(url)
         if "://" not in self._storage.url and not Path(self._storage.url).is_dir():
             raise UserError(f"There is no folder {self._storage.url}.", hint="Check the path.")
-        self._keys = [
-            item.key
+        found = [
+            item
             for item in self._storage.list()
             if item.key.lower().endswith(_ENDINGS) and not any(part.startswith(".") for part in item.key.split("/"))
         ]
+        self._keys = [item.key for item in found]
+        described = "\n".join(f"{item.key} {item.size} {item.etag}" for item in found)
+        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
         if not self._keys:
             raise UserError(
                 f"There are no pictures ({', '.join(_ENDINGS)}) in {self._storage.url}.",
@@ -77,6 +101,7 @@ class Files:
         folders = [key.partition("/")[0] if "/" in key else None for key in self._keys]
         self.classes = sorted({folder for folder in folders if folder is not None})
         numbers = {name: number for number, name in enumerate(self.classes)}
+        self.places = [self._storage.url]
         self.labels = np.array([-1 if folder is None else numbers[folder] for folder in folders], dtype=np.int64)
 
     def name(self, number: int) -> str:
@@ -86,6 +111,33 @@ class Files:
     def read(self, number: int) -> bytes:
         """The file's bytes."""
         return self._storage.read(self._keys[number])
+
+
+class Stored:
+    """The samples of shards, by their index. Captions and other members besides picture and label are not taken along.
+
+    Args:
+        source: As for `open_dataset`.
+        index: Where the index is kept, None for beside the shards.
+        progress: Told of the work of indexing.
+    """
+
+    def __init__(self, source: str, index: str | None, progress: Progress | None) -> None:
+        self._dataset = open_dataset(source, index=index, progress=progress)
+        # In a shuffled order every read is of another shard: none may be forgotten.
+        self._dataset.records_kept = len(self._dataset.counts)
+        self.labels = self._dataset.columns().labels
+        self.classes = read_classes(source)
+        self.places = [part.storage.url for part in find_shards(source)]
+        self.fingerprint = self._dataset.hash
+
+    def name(self, number: int) -> str:
+        """Shard and key."""
+        return self._dataset.key(number)
+
+    def read(self, number: int) -> bytes:
+        """The sample's picture, checked against its CRC32C."""
+        return self._dataset.fetch(number)
 
 
 class Digits:
@@ -98,6 +150,8 @@ class Digits:
         self._pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
         self.labels: NDArray[np.int64] = bunch.target.astype(np.int64)
         self.classes = [str(name) for name in bunch.target_names]
+        self.places: list[str] = []
+        self.fingerprint = hashlib.sha256(self._pixels.tobytes()).hexdigest()
 
     def name(self, number: int) -> str:
         """Its number."""
@@ -108,20 +162,3 @@ class Digits:
         file = io.BytesIO()
         Image.fromarray(self._pixels[number]).save(file, "PNG")
         return file.getvalue()
-
-
-def find_unreadable(source: PictureSource, threads: int) -> Iterator[tuple[int, list[Unreadable]]]:
-    """Decode every picture; yields, stretch by stretch, how many are done and which of these could not be read."""
-
-    def check(number: int) -> Unreadable | None:
-        try:
-            decode(source.read(number))
-        except PictureError as error:
-            return Unreadable(number, source.name(number), error.message)
-        return None
-
-    count = len(source.labels)
-    with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
-        for start in range(0, count, _CHECKED_AT_ONCE):
-            stop = min(count, start + _CHECKED_AT_ONCE)
-            yield stop, [found for found in pool.map(check, range(start, stop)) if found is not None]

@@ -42,6 +42,18 @@ class Sample(NamedTuple):
     label: int
 
 
+class LeftOut(NamedTuple):
+    """A sample that cannot be used, and is not counted.
+
+    Attributes:
+        key: The members' common name.
+        reason: What is wrong with it.
+    """
+
+    key: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class ShardRecords:
     """The samples of one shard as columns, each of shape [samples], in the order of the shard."""
@@ -55,6 +67,7 @@ class ShardRecords:
     widths: NDArray[np.int32]
     formats: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    left_out: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -64,13 +77,14 @@ class ShardRecords:
         return self.names.split(b"\0", number + 1)[number].decode()
 
 
-def to_columns(samples: Sequence[Sample]) -> bytes:
+def to_columns(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> bytes:
     """The index file of one shard: JSON that depends on its samples only, not on the shard's name or place."""
     keys, offsets, lengths, crcs, heights, widths, formats, labels = (
         zip(*samples, strict=True) if samples else [()] * len(_COLUMNS)
     )
     rows = (keys, offsets, lengths, crcs, heights, widths, [FORMATS.index(str(name)) for name in formats], labels)
-    document = {"version": VERSION, "formats_are": FORMATS, **dict(zip(_COLUMNS, rows, strict=True))}
+    columns = dict(zip(_COLUMNS, rows, strict=True))
+    document = {"version": VERSION, "formats_are": FORMATS, **columns, "left_out": [list(row) for row in left_out]}
     return json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode()
 
 
@@ -92,6 +106,7 @@ def from_columns(data: bytes) -> ShardRecords:
         widths=np.array(document["widths"], np.int32),
         formats=np.array(document["formats"], np.uint8),
         labels=np.array(document["labels"], np.int64),
+        left_out=tuple(LeftOut(*row) for row in document["left_out"]),
     )
 
 

@@ -13,6 +13,9 @@ from jobs.shards.errors import SourceError
 from jobs.storage import Storage, StoredObject, join_url, open_storage, split_url
 
 SUFFIX = ".tar"
+CLASSES = "classes.json"
+"""Beside the shards: the names of the classes, in the order of their numbers."""
+
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

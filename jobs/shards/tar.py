@@ -14,7 +14,7 @@ import google_crc32c
 
 from jobs.shards.decode import PictureError, picture_size
 from jobs.shards.errors import ShardError
-from jobs.shards.records import Sample
+from jobs.shards.records import LeftOut, Sample
 from jobs.storage import Storage, StoredObject
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -25,6 +25,18 @@ _WINDOW = 8 << 20
 _ENDINGS = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _PASSED_OVER = re.compile(r"(^|/)\._|^__[^/]*__($|/)")  # macOS's shadow files; WebDataset's own notes
 _CUT = "It was cut in transfer, or is still being written: copy it again."
+
+
+class Scanned(NamedTuple):
+    """What a shard holds.
+
+    Attributes:
+        samples: Those that can be used, in the order in which their first members stand.
+        left_out: Those that cannot, in the same order.
+    """
+
+    samples: list[Sample]
+    left_out: list[LeftOut]
 
 
 class _Picture(NamedTuple):
@@ -45,20 +57,28 @@ class _Draft:
     labels: dict[str, int] = field(default_factory=dict)
 
 
-def scan_shard(storage: Storage, shard: StoredObject, advance: Callable[[int], None] | None = None) -> list[Sample]:
-    """List the samples of one shard, in the order in which their first members stand.
+def scan_shard(
+    storage: Storage,
+    shard: StoredObject,
+    advance: Callable[[int], None] | None = None,
+    visit: Callable[[int, bytes], None] | None = None,
+) -> Scanned:
+    """List the samples of one shard.
 
     A sample is what shares a name up to the first dot, as in WebDataset; its members may come in any order, and those
     that are neither picture nor label are left alone. The label is the number in `.cls`, else an integer `label` in
-    `.json`, else -1.
+    `.json`, else -1. A sample without a picture, or with one whose header cannot be read or declares more pixels than
+    `MOST_PIXELS`, is left out: one bad sample should not cost the thousand beside it.
 
     Args:
         storage: Where the shard lies.
         shard: Its name, size and tag; every read is of this version.
         advance: Told how many more bytes of the shard are done.
+        visit: Shown each picture's offset and bytes as they come by, those of samples that are left out as well.
 
     Raises:
-        ShardError: The shard is cut, compressed, damaged, has no samples, or a sample without a readable picture.
+        ShardError: The shard is cut, compressed, damaged, names a sample twice, has a label that makes no sense, or
+            has no sample that can be used.
         StorageError: It cannot be read.
     """
     window = _Window(storage, shard, advance or (lambda _: None))
@@ -67,13 +87,23 @@ def scan_shard(storage: Storage, shard: StoredObject, advance: Callable[[int], N
         raise ShardError(
             f"{where} is compressed: its samples cannot be read by range.", hint="Unpack it to a plain .tar."
         )
-    samples = [_finish(where, key, draft) for key, draft in _drafts(window, where).items()]
-    if not samples:
-        raise ShardError(f"{where} holds no samples.", hint="Leave it out, or pack it again.")
-    return samples
+    scanned = Scanned([], [])
+    for key, draft in _drafts(window, where, visit or (lambda offset, data: None)).items():
+        finished = _finish(key, draft)
+        if isinstance(finished, Sample):
+            scanned.samples.append(finished)
+        else:
+            scanned.left_out.append(finished)
+    if not scanned.samples:
+        what = "holds no samples"
+        if scanned.left_out:
+            (key, reason), count = scanned.left_out[0], len(scanned.left_out)
+            what = f"holds no sample that can be used, of {count} (the first, {key}: {reason})"
+        raise ShardError(f"{where} {what}.", hint="Leave it out, or pack it again.")
+    return scanned
 
 
-def _drafts(window: _Window, where: str) -> dict[str, _Draft]:
+def _drafts(window: _Window, where: str, visit: Callable[[int, bytes], None]) -> dict[str, _Draft]:
     """Every sample by its key; members are looked into as they come by, so that the shard is read once."""
     drafts: dict[str, _Draft] = {}
     try:
@@ -93,7 +123,9 @@ def _drafts(window: _Window, where: str) -> dict[str, _Draft]:
                     raise ShardError(f"{where} holds {key}.{suffix} twice.", hint="Give every sample a key of its own.")
                 draft.suffixes.add(suffix)
                 if suffix in PICTURE_SUFFIXES:
-                    draft.pictures[suffix] = _look(window.view(entry.offset_data, stop), entry.offset_data)
+                    data = window.view(entry.offset_data, stop)
+                    draft.pictures[suffix] = _look(data, entry.offset_data)
+                    visit(entry.offset_data, data)
                 elif suffix in _LABELS:
                     draft.labels[suffix] = _LABELS[suffix](window.view(entry.offset_data, stop), f"{where}: {key}")
             end = tar.offset
@@ -124,19 +156,13 @@ def _look(data: bytes, offset: int) -> _Picture | PictureError:
     return _Picture(offset, len(data), google_crc32c.value(data), height, width, kind)
 
 
-def _finish(where: str, key: str, draft: _Draft) -> Sample:
+def _finish(key: str, draft: _Draft) -> Sample | LeftOut:
     suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in draft.pictures), None)
     if suffix is None:
-        raise ShardError(
-            f"{where}: sample {key} has no picture, only {', '.join(f'.{name}' for name in sorted(draft.suffixes))}.",
-            hint=f"A sample needs one of {', '.join(f'.{name}' for name in PICTURE_SUFFIXES)}.",
-        )
+        return LeftOut(key, f"no picture, only {', '.join(f'.{name}' for name in sorted(draft.suffixes))}")
     picture = draft.pictures[suffix]
     if isinstance(picture, PictureError):
-        raise ShardError(
-            f"{where}: {key}.{suffix} is no readable picture ({picture.message}).",
-            hint="Mend it or leave it out, and pack again.",
-        ) from picture
+        return LeftOut(key, f".{suffix}: {picture.message}")
     return Sample(key, *picture, draft.labels.get("cls", draft.labels.get("json", -1)))
 
 

@@ -1,4 +1,4 @@
-"""`reco data`: pictures to shards, and the index of shards."""
+"""`reco data`: pictures to shards, and what there is to know about shards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards, and index shards.")
+app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards; index, verify and describe shards.")
 
+Source = Annotated[
+    list[str], typer.Argument(metavar="SOURCE…", help="A folder, prefix, shard or brace pattern; one or several.")
+]
+IndexPlace = Annotated[
+    str | None, typer.Option("--index", metavar="URL", help="Where the index is kept, if not beside the shards.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -21,7 +27,8 @@ def pack(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder or S3 prefix of JPEG, PNG and WebP pictures, or the word `digits` for scikit-learn's.",
+            help="A folder or S3 prefix of JPEG, PNG and WebP pictures; a .csv or .parquet list of paths or URLs; "
+            "existing shards; or the word `digits` for scikit-learn's.",
         ),
     ],
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="A folder or s3://bucket/prefix.")],
@@ -34,53 +41,118 @@ def pack(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be decoded, and say so.")
     ] = False,
+    lossless_optimise: Annotated[
+        bool,
+        typer.Option("--lossless-optimise", help="Make progressive JPEG baseline: the same pixels, twice as fast."),
+    ] = False,
+    max_side: Annotated[
+        int | None,
+        typer.Option("--max-side", metavar="PIXELS", help="Encode larger pictures anew, with this as longer side."),
+    ] = None,
+    place: IndexPlace = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards at the destination.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pack pictures into shuffled WebDataset shards with an index; everything is written, or nothing.
+    """Pack pictures into shuffled WebDataset shards with an index, shard by shard.
 
     Folders directly below SOURCE are taken for classes: their pictures get the folder's number as label, and
-    `classes.json` beside the shards names them. The bytes of the pictures are kept as they are.
+    `classes.json` beside the shards names them. A list has a column `path` or `url`, and `label` if there are labels.
+    Every picture is decoded once to check it; its bytes are kept as they are, unless an option says otherwise.
+
+    When it is stopped, the same command goes on with the shards that are missing. Until the end nobody can take the
+    shards for whole. Local disk holds no more than a few shards at a time.
 
     Examples:
     - `reco data pack photos/ shards/`
 
     - `reco data pack photos/ s3://datasets/photos --split train=0.8,valid=0.1,test=0.1 --shard-size 64`
 
+    - `reco data pack pictures.parquet s3://datasets/web --skip-unreadable --max-side 512`
+
+    - `reco data pack s3://datasets/old/train s3://datasets/new/train --seed 1 --lossless-optimise`
+
     - `reco data pack digits digits-shards --shard-samples 200`
     """
     command = ["pack", source, destination, "--shard-size", str(shard_size), "--seed", str(seed)]
-    if shard_samples is not None:
-        command += ["--shard-samples", str(shard_samples)]
-    if split is not None:
-        command += ["--split", split]
-    _run(command, skip_unreadable=skip_unreadable, overwrite=overwrite, json=as_json)
+    command += [*_option("--shard-samples", shard_samples), *_option("--split", split)]
+    command += [*_option("--max-side", max_side), *_option("--index", place)]
+    _run(
+        command,
+        lossless_optimise=lossless_optimise,
+        skip_unreadable=skip_unreadable,
+        overwrite=overwrite,
+        json=as_json,
+    )
 
 
 @app.command()
 def index(
-    source: Annotated[
-        list[str], typer.Argument(metavar="SOURCE…", help="A folder, prefix, shard or brace pattern; one or several.")
-    ],
-    place: Annotated[
-        str | None, typer.Option("--index", metavar="URL", help="Where to keep it, if not beside the shards.")
-    ] = None,
+    source: Source,
+    place: IndexPlace = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it even where there is one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check the index of shards against the shards that are there, or build it where there is none.
 
     Training does the same on first use; run this where the machine that trains may not write beside the shards.
+    Samples that cannot be used (no picture, no bytes, no readable header) are left out and named. When it is stopped,
+    the same command goes on where it was.
 
     Examples:
     - `reco data index s3://datasets/photos/train`
 
     - `reco data index 'shards/photos-{000000..000017}.tar' --index s3://mine/index --rebuild`
     """
-    command = ["index", *source]
-    if place is not None:
-        command += ["--index", place]
-    _run(command, rebuild=rebuild, json=as_json)
+    _run(["index", *source, *_option("--index", place)], rebuild=rebuild, json=as_json)
+
+
+@app.command("verify")
+def verify_(
+    source: Source,
+    place: IndexPlace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of shards, decode every picture, and name each sample that is not what the index promises.
+
+    Also named: samples that the index leaves out, and shards that are cut, replaced, gone or not indexed. Whatever is
+    wrong with one shard, the others are still checked. The exit code is 0 where everything is as indexed, 1 where
+    something is not.
+
+    Examples:
+    - `reco data verify s3://datasets/photos/train`
+
+    - `reco data verify shards/train shards/valid --json > faults.json`
+    """
+    _run(["verify", *source, *_option("--index", place)], json=as_json)
+
+
+@app.command()
+def stats(
+    source: Source,
+    place: IndexPlace = None,
+    sheet: Annotated[
+        str | None, typer.Option("--sheet", metavar="FILE.png", help="Draw samples, chosen at random, in this picture.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, max=1000, help="How many to draw.")] = 48,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of samples.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what shards hold: counts, bytes, sizes of pictures, formats and labels, and what was left out.
+
+    All of it comes from the index, which is built first where there is none.
+
+    Examples:
+    - `reco data stats s3://datasets/photos/train`
+
+    - `reco data stats shards/train --sheet samples.png --seed 1`
+    """
+    command = ["stats", *source, *_option("--index", place), *_option("--sheet", sheet)]
+    _run([*command, "--samples", str(samples), "--seed", str(seed)], json=as_json)
+
+
+def _option(name: str, value: object) -> list[str]:
+    """An option for `_run`; nothing where it was not given."""
+    return [] if value is None else [name, str(value)]
 
 
 def _run(command: list[str], **flags: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.jobs.shards.made import make_shards, picture
+from tests.jobs.shards.made import make_shards, picture, shard_members, tar_bytes
 from tests.s3 import S3Server
 
 
@@ -93,29 +95,111 @@ def test_a_changed_shard_says_to_rebuild_and_rebuilding_helps(tmp_path: Path) ->
     assert reco("index", str(tmp_path)).returncode == 0
 
 
-def test_ctrl_c_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
+def test_indexing_says_what_was_left_out(tmp_path: Path) -> None:
+    members = [*shard_members(0, 2), *[(f"bad{number}.jpg", b"") for number in range(7)]]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    done = reco("index", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "2 samples in 1 shards" in done.stdout
+    assert "! 7 samples cannot be used and were left out:\n    x.tar/bad0: .jpg: no bytes at all\n" in done.stdout
+    assert "x.tar/bad4" in done.stdout
+    assert "… and 2 more; --json lists them all" in done.stdout
+    listed = json.loads(reco("index", str(tmp_path), "--json").stdout)["left_out"]
+    assert [row["name"] for row in listed] == [f"x.tar/bad{number}" for number in range(7)]
+
+
+def test_verifying_ends_with_0_where_all_is_well_and_1_where_not(tmp_path: Path) -> None:
+    shard = make_shards(tmp_path, [3, 2])[1]
+    done = reco("verify", str(tmp_path))
+    assert done.returncode == 2
+    assert "no index" in done.stderr
+    assert "reco data index" in done.stderr
+    assert reco("index", str(tmp_path)).returncode == 0
+    done = reco("verify", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "✓ 5 samples in 2 shards: every byte is as indexed\n")
+    shard.write_bytes(shard.read_bytes()[:700])
+    done = reco("verify", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert f"✗ {shard}: it has 700 bytes, and had " in done.stdout
+    assert f"✗ {shard}/000003: the shard ends before it does" in done.stdout
+    assert done.stdout.endswith("faults; 5 samples in 2 shards were checked\n")
+    done = reco("verify", str(tmp_path), "--json")
+    assert done.returncode == 1
+    faults = json.loads(done.stdout)["faults"]
+    assert {(Path(fault["shard"]).name, fault["key"]) for fault in faults} == {
+        (shard.name, key) for key in ("", "000003", "000004")
+    }
+
+
+def test_statistics_are_told_and_drawn(tmp_path: Path) -> None:
+    make_shards(tmp_path / "data", [4, 5], ragged=True)
+    (tmp_path / "data" / "classes.json").write_text('["cat", "dog", "eel"]')
+    sheet = tmp_path / "sheet.png"
+    done = reco("stats", str(tmp_path / "data"), "--sheet", str(sheet))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("9 samples in 2 shards (content ")
+    assert "formats  jpeg 3, png 3, webp 3" in done.stdout
+    assert f"dog                             3  {'█' * 40}" in done.stdout
+    assert Image.open(sheet).format == "PNG"
+    counted = json.loads(reco("stats", str(tmp_path / "data"), "--json").stdout)
+    assert counted["labels"] == {"0": 3, "1": 3, "2": 3}
+    assert counted["height"] == {"min": 5, "median": 6.0, "max": 8}
+    done = reco("stats", str(tmp_path / "data"), "--sheet", "gs://bucket/sheet.png")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_pictures_are_optimised_and_made_smaller_only_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, side in enumerate((40, 40, 100)):
+        pixels = Image.open(io.BytesIO(picture(number, height=side, width=side)))
+        pixels.save(tmp_path / "photos" / f"{number}.jpg", progressive=number > 0)
+    (tmp_path / "list.csv").write_text(
+        "".join(f"{line}\n" for line in ("path", *(f"photos/{n}.jpg" for n in range(3))))
+    )
+    plain = json.loads(reco("pack", str(tmp_path / "photos"), str(tmp_path / "plain"), "--json").stdout)
+    assert (plain["optimised"], plain["resized"]) == (0, 0)
+    options = ["--lossless-optimise", "--max-side", "64"]
+    done = reco("pack", str(tmp_path / "list.csv"), str(tmp_path / "changed"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 progressive JPEGs were made baseline, to the same pixels" in done.stdout
+    assert "1 pictures were made smaller" in done.stdout
+    stats = json.loads(reco("stats", str(tmp_path / "changed"), "--json").stdout)
+    assert stats["height"] == {"min": 40, "median": 40.0, "max": 64}
+    done = reco("pack", str(tmp_path / "list.csv"), str(tmp_path / "other"), "--max-side", "0")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     data = picture(0, height=600, width=600, kind="PNG")
     for number in range(40):
         (folder / f"{number}.png").write_bytes(data)
-    command = [sys.executable, "-m", "service.cli.main", "data", "pack", str(folder), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    arguments = ["pack", str(folder), str(out), "--shard-samples", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli.main", "data", *arguments], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
-    # The folder to work in appears once every picture was checked.
-    while not list(tmp_path.glob(".out.packing-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out.packing/shards/*.tar")) and process.poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped" in errors
+    assert "stopped; nothing half-written was left, and the same command goes on from here" in errors
     assert "Traceback" not in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.packing", "photos"]
+    done = reco(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "40 pictures in 10 shards" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
 
 def test_help_has_examples() -> None:
-    for command in ("pack", "index"):
+    for command in ("pack", "index", "verify", "stats"):
         done = reco(command, "--help")
         assert done.returncode == 0
         assert f"reco data {command} " in done.stdout

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,18 @@ def picture(seed: int, *, height: int = 8, width: int = 8, kind: str = "JPEG") -
     file = io.BytesIO()
     Image.fromarray(noise).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
     return file.getvalue()
+
+
+def bomb(kind: str) -> bytes:
+    """A small file (JPEG or PNG) whose header declares 60,000 × 60,000 pixels."""
+    data = bytearray(picture(0, kind=kind))
+    if kind == "JPEG":
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+    else:
+        data[16:24] = struct.pack(">II", 60_000, 60_000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
 
 
 def tar_bytes(members: Members) -> bytes:

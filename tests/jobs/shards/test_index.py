@@ -42,6 +42,31 @@ def test_a_data_set_knows_its_samples(tmp_path: Path) -> None:
         dataset.key(10)
 
 
+def test_the_largest_picture_is_one_picture_and_not_a_bound(tmp_path: Path) -> None:
+    wide, tall = picture(0, height=4, width=40), picture(1, height=30, width=5)
+    open_storage(str(tmp_path)).write("x.tar", tar_bytes([("a.jpg", wide), ("b.jpg", tall)]))
+    open_storage(str(tmp_path)).write("y.tar", tar_bytes([("c.jpg", picture(2))]))
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.max_size == (30, 40)
+    assert dataset.max_pixels == 160
+
+
+def test_samples_that_cannot_be_used_are_counted_named_and_not_served(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    storage.write("x.tar", tar_bytes([("bad.jpg", b""), *shard_members(0, 2)]))
+    storage.write("y.tar", tar_bytes(shard_members(2, 3)))
+    storage.write("z.tar", tar_bytes([*shard_members(5, 1), ("lone.cls", b"1"), ("page.jpg", b"<html>")]))
+    for _ in range(2):
+        dataset = open_dataset(str(tmp_path))
+        assert (len(dataset), dataset.left_out) == (6, 3)
+        assert dataset.read(range(6)) == [shard_members(n, 1)[0][1] for n in range(6)]
+        assert list(dataset.left_out_samples()) == [
+            ("x.tar/bad", ".jpg: no bytes at all"),
+            ("z.tar/lone", "no picture, only .cls"),
+            ("z.tar/page", ".jpg: neither JPEG, PNG nor WebP"),
+        ]
+
+
 def test_without_any_label_there_are_none(tmp_path: Path) -> None:
     open_storage(str(tmp_path)).write("x.tar", tar_bytes([("a.jpg", picture(0))]))
     dataset = open_dataset(str(tmp_path))
@@ -63,7 +88,7 @@ def test_the_index_is_built_once_and_then_read(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise AssertionError("the index was built again")
 
-    monkeypatch.setattr("jobs.shards.index.scan_shard", refuse)
+    monkeypatch.setattr("jobs.shards.indexing.scan_shard", refuse)
     again = open_dataset(str(tmp_path))
     assert again.hash == first.hash
     assert again.sizes.tolist() == first.sizes.tolist()

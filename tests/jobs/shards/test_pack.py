@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from jobs.errors import UserError
 from jobs.shards.dataset import open_dataset
 from jobs.shards.pack import pack
 from jobs.shards.split import divide, parse_split
-from jobs.storage import StorageError, open_storage
-from jobs.storage.s3 import S3Storage
+from jobs.storage import open_storage
 from tests.jobs.shards.made import picture
 from tests.s3 import S3Server
 
@@ -39,6 +39,16 @@ def photos(tmp_path: Path) -> Path:
 def samples_of(folder: Path) -> list[dict[str, bytes]]:
     paths = sorted(str(path) for path in folder.glob("*.tar"))
     return list(webdataset.WebDataset(paths, shardshuffle=False))
+
+
+def stop_at(place: int) -> Callable[[str, int, int], None]:
+    """A report that presses Ctrl-C once so many pictures are packed."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "packing" and done == place:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def picture_in(sample: dict[str, bytes]) -> bytes:
@@ -155,17 +165,25 @@ def test_an_impossible_split_is_refused(text: str) -> None:
     assert parse_split("train=0.75, valid=0.25") == {"train": 0.75, "valid": 0.25}
 
 
-def test_unreadable_pictures_are_counted_and_nothing_is_written(photos: Path, tmp_path: Path) -> None:
+def test_unreadable_pictures_are_all_named_and_can_then_be_left_out_without_packing_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (photos / "cat" / "bad.jpg").write_bytes(picture(1, height=64, width=64)[:900])
     (photos / "dog" / "empty.png").touch()
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"2 of 14 pictures cannot be read \(cat/bad\.jpg: .*dog/empty\.png") as caught:
         pack(str(photos), str(tmp_path / "out"), shard_bytes=10**6)
     assert "--skip-unreadable" in (caught.value.hint or "")
-    assert sorted(tmp_path.iterdir()) == before
+    assert not (tmp_path / "out").exists()
+
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("a picture was read again")
+
+    monkeypatch.setattr("jobs.shards.pictures.Files.read", refuse)
     packing = pack(str(photos), str(tmp_path / "out"), shard_bytes=10**6, skip_unreadable=True)
     assert packing.parts[""].samples == 12
     assert [item.name for item in packing.left_out] == ["cat/bad.jpg", "dog/empty.png"]
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])
 
 
 def test_nothing_to_pack_is_said(tmp_path: Path) -> None:
@@ -193,19 +211,18 @@ def test_a_destination_that_is_not_empty_is_replaced_only_when_asked(photos: Pat
         pack(str(photos), str(out / "thesis.txt"), shard_bytes=10**6)
 
 
-@pytest.mark.parametrize("when", ["checking", "packing", "indexing"])
-def test_stopping_leaves_the_old_shards_and_nothing_else(photos: Path, tmp_path: Path, when: str) -> None:
+def test_stopping_leaves_the_old_shards_as_they_were_and_no_trace_where_nothing_was_done(
+    photos: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     pack(str(photos), str(out), shard_bytes=10**6)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-    def stop(what: str, done: int, total: int) -> None:
-        if what == when:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(str(photos), str(out), shard_bytes=10**6, shard_samples=3, overwrite=True, report=stop)
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    for at, left in ((1, ["out", "photos"]), (10, [".out.packing", "out", "photos"])):
+        with pytest.raises(KeyboardInterrupt):
+            pack(str(photos), str(out), shard_bytes=10**6, shard_samples=3, overwrite=True, report=stop_at(at))
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert pack(str(photos), str(out), shard_bytes=10**6, shard_samples=3, overwrite=True).parts[""].shards == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
 
@@ -223,7 +240,7 @@ def test_packing_to_s3_uploads_shards_and_an_index_that_fits(
     def refuse(*_: object) -> None:
         raise AssertionError("the index was built again")
 
-    monkeypatch.setattr("jobs.shards.index.scan_shard", refuse)
+    monkeypatch.setattr("jobs.shards.indexing.scan_shard", refuse)
     train = open_dataset(f"{url}/train")
     assert train.hash == packing.parts["train"].hash
     expected = open_dataset(str(tmp_path / "out" / "train"))
@@ -241,24 +258,6 @@ def test_packing_to_s3_uploads_shards_and_an_index_that_fits(
         "shard-000000.tar",
     ]
     assert len(open_dataset(url)) == 12
-
-
-def test_a_failed_upload_is_taken_back(photos: Path, rclone_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    rclone_s3.use(monkeypatch)
-    url = f"s3://{rclone_s3.new_bucket()}/photos"
-    real, done = S3Storage.upload, []
-
-    def fail(storage: S3Storage, key: str, path: Path) -> None:
-        if len(done) == 3:
-            raise StorageError("the quota is used up")
-        done.append(key)
-        real(storage, key, path)
-
-    monkeypatch.setattr(S3Storage, "upload", fail)
-    with pytest.raises(StorageError, match="quota"):
-        pack(str(photos), url, shard_bytes=10**6, shard_samples=2)
-    assert len(done) == 3
-    assert list(open_storage(url).list()) == []
 
 
 def test_a_name_with_a_percent_sign_is_a_name(photos: Path, tmp_path: Path) -> None:

@@ -12,16 +12,22 @@ import pytest
 import webdataset
 
 from jobs.shards.errors import ShardError
-from jobs.shards.records import Sample, from_columns, to_columns
-from jobs.shards.tar import scan_shard
+from jobs.shards.records import LeftOut, Sample, from_columns, to_columns
+from jobs.shards.tar import Scanned, scan_shard
 from jobs.storage import open_storage
-from tests.jobs.shards.made import Members, picture, shard_members, tar_bytes
+from tests.jobs.shards.made import Members, bomb, picture, shard_members, tar_bytes
 
 
-def scan(folder: Path, data: bytes) -> list[Sample]:
+def scan_all(folder: Path, data: bytes) -> Scanned:
     storage = open_storage(str(folder))
     storage.write("x.tar", data)
     return scan_shard(storage, storage.stat("x.tar"))
+
+
+def scan(folder: Path, data: bytes) -> list[Sample]:
+    samples, left_out = scan_all(folder, data)
+    assert left_out == []
+    return samples
 
 
 def test_samples_come_with_place_checksum_size_and_label(tmp_path: Path) -> None:
@@ -85,11 +91,10 @@ def test_a_label_in_json_is_a_whole_number_or_none(tmp_path: Path, document: obj
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ([("a.jpg", picture(1)), ("b.cls", b"1")], "sample b has no picture, only .cls"),
         ([("a.jpg", picture(1)), ("a.jpg", picture(2))], "holds a.jpg twice"),
         ([("a.jpg", picture(1)), ("b.jpg", picture(2)), ("a.jpg", picture(1))], "holds a.jpg twice"),
-        ([("a.jpg", b"")], r"a\.jpg is no readable picture \(no bytes at all\)"),
-        ([("a.jpg", b"<html>")], r"a\.jpg is no readable picture"),
+        ([("a.jpg", b"")], r"no sample that can be used, of 1 \(the first, a: \.jpg: no bytes at all\)"),
+        ([("b.cls", b"1"), ("a.jpg", b"<html>")], r"no sample that can be used, of 2 \(the first, b: no picture"),
         ([("a.jpg", picture(1)), ("a.cls", b"cat")], r"a\.cls holds 'cat'"),
         ([("a.jpg", picture(1)), ("a.json", b"{")], r"a\.json is no JSON"),
         ([], "holds no samples"),
@@ -100,6 +105,37 @@ def test_a_sample_that_makes_no_sense_is_named(tmp_path: Path, members: Members,
         scan(tmp_path, tar_bytes(members))
     assert "x.tar" in str(caught.value)
     assert caught.value.hint
+
+
+def test_what_cannot_be_used_is_left_out_and_listed(tmp_path: Path) -> None:
+    members = [
+        ("empty.jpg", b""),
+        ("empty.cls", b"1"),
+        *shard_members(0, 2),
+        ("page.png", b"<html>not found</html>"),
+        ("cut.jpg", picture(9)[:30]),
+        ("bomb.jpg", bomb("JPEG")),
+        ("lone.cls", b"2"),
+        ("bomb2.png", bomb("PNG")),
+        *shard_members(2, 1),
+        ("lone2.txt", b"a caption"),
+        ("lone2.cls", b"0"),
+    ]
+    data = tar_bytes(members)
+    samples, left_out = scan_all(tmp_path, data)
+    assert [sample.key for sample in samples] == ["000000", "000001", "000002"]
+    for number, sample in enumerate(samples):
+        assert data[sample.offset : sample.offset + sample.length] == shard_members(number, 1)[0][1]
+    assert left_out == [
+        LeftOut("empty", ".jpg: no bytes at all"),
+        LeftOut("page", ".png: neither JPEG, PNG nor WebP"),
+        LeftOut("cut", ".jpg: its header cannot be read"),
+        LeftOut("bomb", ".jpg: declares 60000×60000 pixels, more than 178,956,970"),
+        LeftOut("lone", "no picture, only .cls"),
+        LeftOut("bomb2", ".png: declares 60000×60000 pixels, more than 178,956,970"),
+        LeftOut("lone2", "no picture, only .cls, .txt"),
+    ]
+    assert from_columns(to_columns(samples, left_out)).left_out == tuple(left_out)
 
 
 def test_a_compressed_shard_is_refused_with_the_reason(tmp_path: Path) -> None:
