@@ -83,8 +83,13 @@ class Destination:
     def begin(self, plan: Plan, parts: Sequence[str], keys: Sequence[str], overwrite: bool) -> None:
         """Take up the records of a packing that was begun, or make them; see `open_destination`."""
         self._parts = {name: open_storage(join_url(self._root.url, name)) for name in parts}
-        begun = any(_is_record(key) for key in keys)
+        begun = {key.removesuffix(f"index/{PACKING}").rstrip("/") for key in keys if _is_record(key)}
         try:
+            if begun - self._parts.keys():
+                raise OtherPlanError(
+                    f"{self.url} holds an unfinished packing with another split.",
+                    hint="Give the same command as before to finish it, or begin anew with --overwrite.",
+                )
             for name, part in self._parts.items():
                 record = Unfinished(part, plan)
                 if not record.load() and begun and record.place.exists(_ROOT):
@@ -94,16 +99,20 @@ class Destination:
         except OtherPlanError:
             if not overwrite:
                 raise
-            begun = False
+            begun = set()
         if not begun:
+            # Roots go before the records come: a part that has a root and no record, beside others that have one, is
+            # one that this plan has finished.
+            for key in keys:
+                if f"/{key}".endswith(f"/index/{_ROOT}"):
+                    self._root.delete(key)
             self.finished.clear()
             self.unfinished = {name: Unfinished(part, plan) for name, part in self._parts.items()}
         for record in self.unfinished.values():
             record.keep()  # from here on nobody takes what is there for whole
         if not begun:
             mine = {self._key(name, f"index/{PACKING}") for name in self.unfinished}
-            # Roots first: without its root an index is none.
-            for key in sorted(set(keys) - mine, key=lambda key: not key.endswith(f"index/{_ROOT}")):
+            for key in set(keys) - mine:
                 self._root.delete(key)
 
     def deliver(self, part: str, path: Path) -> StoredObject:

@@ -15,6 +15,7 @@ from jobs.errors import UserError
 from jobs.shards.dataset import open_dataset
 from jobs.shards.errors import ShardError
 from jobs.shards.pack import pack
+from jobs.shards.unfinished import Unfinished
 from jobs.storage import StorageError, open_storage
 from jobs.storage.s3 import S3Storage
 from tests.jobs.shards.made import picture
@@ -154,6 +155,43 @@ def test_something_else_is_not_mixed_into_what_is_unfinished(photos: Path, out: 
     assert (packing.parts[""].samples, packing.parts[""].shards) == (21, 1)
     assert [key for key in keys(out) if key.endswith(".tar")] == ["shard-000000.tar"]
     assert not (tmp_path / ".out.packing").exists()
+
+
+def test_another_split_is_something_else(photos: Path, out: str, tmp_path: Path) -> None:
+    given = {"shard_bytes": 10**6, "shard_samples": 2}
+    halves = {"train": 0.5, "test": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        pack(str(photos), out, fractions=halves, report=stop_at(9), **given)  # type: ignore[arg-type]
+    for other in (None, {"train": 0.4, "test": 0.6}, {"a": 0.5, "b": 0.5}):
+        with pytest.raises(UserError, match="unfinished packing with another split"):
+            pack(str(photos), out, fractions=other, **given)  # type: ignore[arg-type]
+    packing = pack(str(photos), out, fractions=halves, **given)  # type: ignore[arg-type]
+    assert {name: part.samples for name, part in packing.parts.items()} == {"train": 10, "test": 10}
+
+
+def test_a_part_that_was_whole_stays_so_when_the_end_was_cut_off(
+    photos: Path, out: str, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"shard_bytes": 10**6, "shard_samples": 2, "fractions": {"train": 0.5, "test": 0.5}}
+    removed, real = [], Unfinished.remove
+
+    def stop_after_the_first(record: Unfinished) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(record)
+        real(record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Unfinished, "remove", stop_after_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            pack(str(photos), out, **given)  # type: ignore[arg-type]
+    read.clear()
+    packing = pack(str(photos), out, **given)  # type: ignore[arg-type]
+    assert read == []
+    for name, part in packing.parts.items():
+        assert open_dataset(f"{out}/{name}").hash == part.hash
+        assert part.samples == 10
+    assert not any(key.endswith("packing.json") for key in keys(out))
 
 
 def test_an_upload_that_fails_keeps_what_arrived(
