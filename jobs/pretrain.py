@@ -70,7 +70,9 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
     folder.write_progress({"phase": "starting", "step": 0})
     with LoaderProcess() as loader:
         data = open_data(spec, loader)
-    make_plan(spec, data.train)
+    plan = make_plan(spec, data.train)
+    _log.info("%s", plan)
+    folder.write_progress({"phase": "starting", "step": 0, "plan": str(plan)})
     with connected(spec.scale):
         uri = tracking_uri(home)
         tracked = open_run(
@@ -79,7 +81,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
             run_id=folder.run_id,
             name=spec.name,
             # How the run is carried out may change between attempts, what it is may not: params can never change.
-            params=spec.model_dump(mode="json", exclude=set(OUTSIDE_THE_HASH)),
+            params=spec.model_dump(mode="json", exclude=OUTSIDE_THE_HASH),
             tags=_description(spec, data),
         )
         try:

@@ -14,7 +14,7 @@ class Progress(TypedDict, total=False):
     """How far a run is; written by its first rank, read by whoever watches.
 
     `phase` is starting, training, probing, finishing, done or stopped; `eta_s` is in seconds, `memory_gb` in 10⁹ bytes,
-    `data_wait` a fraction of the time.
+    `data_wait` a fraction of the time, `plan` a line that is there while a run is starting.
     """
 
     phase: str
@@ -29,6 +29,7 @@ class Progress(TypedDict, total=False):
     eta_s: float
     health: str
     resumed_from: int
+    plan: str
 
 
 class Record(TypedDict):

@@ -24,6 +24,8 @@ class Opened:
         num_classes: Largest label + 1; 0 without labels.
         longest: Longest side of a picture, in pixels.
         most_pixels: Most pixels of a picture.
+        size: Bytes of all shards.
+        largest_shard: Bytes of the largest one.
         labels: Class of each sample, int64[n], where they were asked for and there are any.
     """
 
@@ -34,6 +36,8 @@ class Opened:
     num_classes: int
     longest: int
     most_pixels: int
+    size: int
+    largest_shard: int
     labels: NDArray[np.int64] | None
 
     def __len__(self) -> int:
@@ -78,6 +82,8 @@ class Open:
     source: str | tuple[str, ...]
     index: str | None
     labels: bool
+    cache: tuple[str, int] | None
+    """Folder and most bytes."""
 
 
 @dataclass(frozen=True)

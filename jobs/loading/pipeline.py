@@ -235,7 +235,7 @@ class Pipeline:
         data: Bytes = sample.data()
         if google_crc32c.value(data) != sample.crc32c:
             try:
-                data = self._dataset.fetch(sample.sample_id, tries=1)
+                data = self._dataset.fetch(sample.sample_id, again=True)
             except DamagedSampleError as error:
                 return error.reason
         try:

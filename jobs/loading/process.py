@@ -61,11 +61,15 @@ class LoaderProcess:
 
     Args:
         threads: Decoding threads of each stream.
+        cache: Folder on a local disk and most bytes of a cache of shards; None for none.
         patience: With a storage that does not answer.
     """
 
-    def __init__(self, *, threads: int = 1, patience: Patience = Patience()) -> None:
+    def __init__(
+        self, *, threads: int = 1, cache: tuple[str, int] | None = None, patience: Patience = Patience()
+    ) -> None:
         self._threads = threads
+        self._cache = cache
         self.patience = patience
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -113,7 +117,9 @@ class LoaderProcess:
         """
         self._numbers += 1
         number = self._numbers
-        self._requests[number] = Open(number, source if isinstance(source, str) else tuple(source), index, labels)
+        self._requests[number] = Open(
+            number, source if isinstance(source, str) else tuple(source), index, labels, self._cache
+        )
         while True:
             try:
                 self._ensure()

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
+from pathlib import Path
 
 from jobs.errors import RecoError
 from jobs.loading.messages import Ask, Counters, Ended, Failed, Filled, Open, Opened, Release, Start, Stop, Waiting
@@ -60,6 +61,9 @@ class Worker:
         source = request.source if isinstance(request.source, str) else list(request.source)
         try:
             dataset = open_dataset(source, index=request.index)
+            if request.cache is not None:
+                folder, limit = request.cache
+                dataset.keep_shards(Path(folder), limit)
             labels = dataset.labels if request.labels else None
         except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
             self._send(Failed(request.number, _portable(error), of_stream=False))
@@ -74,6 +78,8 @@ class Worker:
                 num_classes=dataset.num_classes,
                 longest=max(dataset.max_size),
                 most_pixels=dataset.max_pixels,
+                size=sum(dataset.shard_sizes),
+                largest_shard=max(dataset.shard_sizes),
                 labels=labels,
             )
         )

@@ -6,6 +6,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import google_crc32c
@@ -17,10 +18,9 @@ from jobs.shards.index import Root, ShardEntry, content_hash, read_records
 from jobs.shards.indexing import Progress, open_index
 from jobs.shards.records import ShardRecords
 from jobs.shards.sources import Part, find_shards
-from jobs.storage import Storage
+from jobs.storage import Storage, cached
 
 _RECORDS_KEPT = 64
-_READS = 2
 
 
 def open_dataset(
@@ -148,6 +148,21 @@ class Dataset:
                 for key, reason in self.records(shard).left_out:
                     yield f"{entry.name}/{key}", reason
 
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Bytes of each shard."""
+        return [entry.size for _, _, entry in self._shards]
+
+    def keep_shards(self, folder: Path, limit_bytes: int) -> None:
+        """Read shards through a cache from now on.
+
+        Args:
+            folder: On a local disk; all processes of a host may share it.
+            limit_bytes: Most that is kept there.
+        """
+        wrapped = {id(storage): cached(storage, folder, limit_bytes) for storage, _, _ in self._shards}
+        self._shards = [(wrapped[id(storage)], place, entry) for storage, place, entry in self._shards]
+
     def key(self, sample_id: int) -> str:
         """What a sample is called, as `shard.tar/000012`."""
         shard, number = self.locate(sample_id)
@@ -162,12 +177,19 @@ class Dataset:
         """
         return [self.fetch(int(sample_id)) for sample_id in sample_ids]
 
-    def fetch(self, sample_id: int, *, tries: int = _READS) -> bytes:
-        """One encoded picture, fetched again where its checksum is wrong; see `read`."""
+    def fetch(self, sample_id: int, *, again: bool = False) -> bytes:
+        """One encoded picture, fetched anew where its checksum is wrong; see `read`.
+
+        Args:
+            sample_id: Which.
+            again: Its bytes have been wrong before: only the fetch anew is left.
+        """
         shard, number = self.locate(sample_id)
         records = self.records(shard)
         start = int(records.offsets[number])
-        for _ in range(tries):
+        for fresh in (True,) if again else (False, True):
+            if fresh:
+                self._shards[shard][0].forget(self._shards[shard][2].name)  # a cache may be what is wrong
             data = bytearray(int(records.lengths[number]))
             self.read_shard(shard, start, memoryview(data))
             if google_crc32c.value(bytes(data)) == int(records.crc32c[number]):

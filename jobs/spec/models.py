@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from operator import attrgetter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,10 @@ warnings.filterwarnings(
     "ignore", message='Field name "register" in "RunSpec" shadows an attribute', category=UserWarning
 )
 
-OUTSIDE_THE_HASH = frozenset({"name", "scale", "checkpoint", "register"})
+OUTSIDE_THE_HASH: dict[str, Any] = {
+    **dict.fromkeys(("name", "scale", "checkpoint", "register"), True),
+    "data": {"bad_pictures"},
+}
 """Sections that say how a run is carried out and kept, not which experiment it is."""
 
 
@@ -216,6 +219,16 @@ class ScaleSpec(Section):
     max_restarts: Natural = Field(
         default=3, description="Restarts from the last checkpoint after a failure before the run gives up."
     )
+    cache_folder: Text | None = Field(
+        default=None,
+        description="Folder on each host's local disk that keeps shards for the epochs to come; null keeps none.",
+    )
+    cache_gb: Positive = Field(default=100.0, description="Most that is kept there per host, in 10⁹ bytes.")
+
+    @property
+    def cache(self) -> tuple[str, int] | None:
+        """Folder and most bytes of the cache of shards, or None."""
+        return None if self.cache_folder is None else (self.cache_folder, int(self.cache_gb * 1e9))
 
 
 class CheckpointSpec(Section):
@@ -282,7 +295,7 @@ class RunSpec(Section):
 
         Name, scale, checkpoint and register are left out; null options enter as the value they stand for.
         """
-        content = self.model_dump(mode="json", exclude=set(OUTSIDE_THE_HASH))
+        content = self.model_dump(mode="json", exclude=OUTSIDE_THE_HASH)
         content["data"]["lanes"] = self.lanes
         content["views"]["blur"] = self.views.blur_probability(self.data.image_size)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from jobs.errors import UserError
 from jobs.loading.detail import Detail
+from jobs.loading.memory import most_bytes
 from jobs.loading.messages import Opened
 from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCoConfig
 from jobs.shards.order import Order
 from jobs.spec import RunSpec
+from jobs.training.feed import slots
 
 
 class PlanError(UserError):
@@ -41,6 +44,7 @@ class Plan:
         total_steps: Steps of the whole run.
         warmup_steps: Steps of the learning rate's warm-up.
         pictures_per_rank: Pictures of a step on one worker.
+        loader_bytes: Most memory that the loader of one worker takes, the batches it shares with it included.
     """
 
     order: Order
@@ -48,6 +52,13 @@ class Plan:
     total_steps: int
     warmup_steps: int
     pictures_per_rank: int
+    loader_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total_steps:,} steps, {self.steps_per_epoch:,} an epoch · {self.pictures_per_rank} pictures per "
+            f"worker and step · loader memory per worker up to {self.loader_bytes / 1e9:.1f} GB"
+        )
 
 
 def open_data(spec: RunSpec, loader: LoaderProcess) -> Data:
@@ -121,7 +132,21 @@ def make_plan(spec: RunSpec, dataset: Opened) -> Plan:
         total_steps=order.steps_per_epoch * spec.train.epochs,
         warmup_steps=order.steps_per_epoch * spec.train.warmup_epochs,
         pictures_per_rank=batch // spec.scale.workers,
+        loader_bytes=most_bytes(
+            dataset,
+            train_detail(spec),
+            lanes=spec.lanes // spec.scale.workers,
+            batch=batch // spec.scale.workers,
+            shuffle_shards=spec.data.shuffle_shards,
+            slots=slots(torch.device("cuda" if spec.scale.gpus_per_worker else "cpu")),
+            threads=decoding_threads(spec),
+        ),
     )
+
+
+def decoding_threads(spec: RunSpec) -> int:
+    """Threads that decode beside each worker: half of its cores."""
+    return max(1, spec.scale.cpus_per_worker // 2)
 
 
 def train_detail(spec: RunSpec) -> Detail:

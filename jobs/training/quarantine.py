@@ -74,5 +74,5 @@ class Quarantine:
             f"{bad} pictures of epoch {epoch} cannot be used, more than data.bad_pictures {self._share:g} allows "
             f"({self._allowed}).{first}",
             hint=f"They are listed in {self._folder.url}/quarantine; `reco data verify` finds all there are. "
-            "Mend the shards, or start a new run that allows more.",
+            "Allow more and continue with the same --run-id, or mend the shards and start anew.",
         )

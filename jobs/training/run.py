@@ -9,7 +9,7 @@ from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
 from jobs.training.heartbeat import Heartbeat
 from jobs.training.loop import Trainer
-from jobs.training.plan import open_data
+from jobs.training.plan import decoding_threads, open_data
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import NoRecorder, Recorder
 
@@ -28,7 +28,7 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
     """
     heartbeat = Heartbeat(folder)
     with (
-        LoaderProcess(threads=max(1, spec.scale.cpus_per_worker // 2)) as loader,
+        LoaderProcess(threads=decoding_threads(spec), cache=spec.scale.cache) as loader,
         heartbeat if ranks.is_first else nullcontext(),
     ):
         data = open_data(spec, loader)

@@ -150,15 +150,41 @@ def stats(
     _run([*command, "--samples", str(samples), "--seed", str(seed)], json=as_json)
 
 
+@app.command()
+def bench(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, prefix, shard or brace pattern.")],
+    place: IndexPlace = None,
+    image_size: Annotated[int, typer.Option("--image-size", min=8, help="Side of the views in pixels.")] = 224,
+    pictures: Annotated[int, typer.Option("--pictures", min=64, help="Pictures per stage.")] = 1000,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Decoding threads of the loader; all cores but one if unset.")
+    ] = None,
+    appetite: Annotated[
+        float, typer.Option("--appetite", min=1, help="Pictures per second that one accelerator takes.")
+    ] = 2500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how many pictures a second this machine can feed, stage by stage: read, decode, hand over, views.
+
+    Examples:
+    - `reco data bench s3://datasets/photos/train`
+
+    - `reco data bench shards/train --image-size 96 --appetite 4000`
+    """
+    command = [source, *_option("--index", place), "--image-size", str(image_size), "--pictures", str(pictures)]
+    command += [*_option("--threads", threads), "--appetite", str(appetite)]
+    _run(command, module="jobs.data_bench", json=as_json)
+
+
 def _option(name: str, value: object) -> list[str]:
     """An option for `_run`; nothing where it was not given."""
     return [] if value is None else [name, str(value)]
 
 
-def _run(command: list[str], **flags: bool) -> None:
+def _run(command: list[str], *, module: str = "jobs.data", **flags: bool) -> None:
     """Run the work in a process of its own, since decoding is no business of this one, and end with its exit code."""
     command += [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
-    child = subprocess.Popen([sys.executable, "-m", "jobs.data", *command])
+    child = subprocess.Popen([sys.executable, "-m", module, *command])
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)  # it clears up, and does not mind hearing the terminal's Ctrl-C twice

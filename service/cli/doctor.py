@@ -12,19 +12,25 @@ from service.cli import output
 def doctor(
     url: Annotated[
         str | None,
-        typer.Argument(metavar="[URL]", help="Storage whose rights are tried out: s3://bucket/prefix or a folder."),
+        typer.Argument(
+            metavar="[URL|SPEC]",
+            help="Storage whose rights are tried out (s3://bucket/prefix or a folder), or a spec whose plan is made.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Look over this machine, Ray, MLflow and the storage, and say what to do about what is missing.
 
-    With a URL, one small object is written there and deleted again. Secrets are never printed.
+    With a URL, one small object is written there and deleted again. With a spec, its data is opened and its steps and
+    memory are worked out. Secrets are never printed.
     Exit code 0 where nothing is wrong (✗), else 1.
 
     Examples:
     - `reco doctor`
 
     - `reco doctor s3://bucket/prefix`
+
+    - `reco doctor run.yaml`
     """
     from service.cli.checks import examine
 

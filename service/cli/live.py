@@ -39,6 +39,7 @@ class LiveRun:
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
         self._printed: tuple[str, int] = ("", -1)
         self._printed_at = 0.0
+        self._planned = False
 
     def __enter__(self) -> Self:
         if self._terminal:
@@ -56,6 +57,9 @@ class LiveRun:
         progress = self._folder.progress()
         if progress is None:
             return
+        if "plan" in progress and not self._planned:
+            self._planned = True
+            self._console.print(Text(progress["plan"]))
         if self._terminal:
             self._live.update(self._picture(progress))
         else:

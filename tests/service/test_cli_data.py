@@ -203,3 +203,18 @@ def test_help_has_examples() -> None:
         done = reco(command, "--help")
         assert done.returncode == 0
         assert f"reco data {command} " in done.stdout
+
+
+def test_bench_says_what_each_stage_feeds_and_how_many_accelerators_that_serves(tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", [80, 80])
+    done = reco("bench", str(tmp_path / "shards"), "--image-size", "16", "--pictures", "128", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    assert list(stages) == ["read", "decode", "loader", "views"]
+    assert all(stage["pictures_per_s"] > 0 and stage["cpu_ms"] > 0 for stage in found["stages"])
+    assert found["accelerators_served"] == int(stages["loader"]["pictures_per_s"] // 2500)
+    done = reco("bench", str(tmp_path / "nothing"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr

@@ -16,8 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import doctor
-from service.cli.checks import examine, machine, storage, systems
+from service.cli.checks import examine, machine, plan, storage, systems
 from service.cli.main import app
+from tests.pictures import tiny_spec, write_shards
 from tests.s3 import S3Server, clear_aws, free_port
 
 
@@ -266,3 +267,17 @@ def test_a_report_that_fails_is_an_error_in_one_line(capsys: pytest.CaptureFixtu
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told.keys() == {"error"}
     assert "\n" not in told["error"]
+
+
+def test_a_spec_is_planned_with_its_memory_or_refused_with_a_reason(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", samples=160)
+    spec = tmp_path / "run.yaml"
+    spec.write_text(tiny_spec(shards))
+    (finding,) = plan.of(str(spec))
+    assert finding.mark == "✓"
+    assert "20 steps, 5 an epoch · 32 pictures per worker and step · loader memory per worker up to" in finding.found
+    spec.write_text(tiny_spec(tmp_path / "nowhere"))
+    (finding,) = plan.of(str(spec))
+    assert (finding.mark, finding.subject) == ("✗", "plan")
+    assert "nowhere" in finding.found
+    assert finding.advice

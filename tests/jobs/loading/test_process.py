@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -21,6 +22,7 @@ from PIL import Image
 
 from jobs.loading.batch import Batch
 from jobs.loading.detail import Detail
+from jobs.loading.memory import most_bytes
 from jobs.loading.messages import Opened
 from jobs.loading.pipeline import Pipeline
 from jobs.loading.process import LoaderDiedError, LoaderProcess, Patience, StalledError
@@ -307,6 +309,43 @@ def test_large_pictures_are_scaled_down_while_decoding_and_no_further_than_the_c
     whole = Image.fromarray(smooth[:700, :900]).resize((225, 175), Image.Resampling.BOX)
     assert np.abs(pictures[0].astype(int) - np.asarray(whole).astype(int)).max() <= 4
     assert all(h * w <= detail.most_pixels(1500, 1500 * 600) for h, w in shapes)
+
+
+def test_shards_are_kept_on_local_disk_and_a_damaged_copy_is_fetched_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rclone_s3: S3Server
+) -> None:
+    rclone_s3.use(monkeypatch)
+    url, cache = f"s3://{rclone_s3.new_bucket()}/set", tmp_path / "cache"
+    for path in folder.glob("*.tar"):
+        open_storage(url).upload(path.name, path)
+    wanted = expected(folder, 0, 8)
+    for _ in range(2):
+        with LoaderProcess(cache=(str(cache), 10**9)) as loader:
+            opened = loader.open(url)
+            assert stream_all(loader, opened, 0, 8) == wanted
+        kept = [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size > 10_000]
+        assert len(kept) == len(COUNTS)
+        for path in kept:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 255
+            path.write_bytes(data)
+
+
+def test_the_bound_on_memory_holds(tmp_path: Path) -> None:
+    make_shards(tmp_path, [200] * 4)
+    with LoaderProcess() as loader:
+        opened = loader.open(str(tmp_path))
+        order = make_order(opened.counts, global_batch_size=64)
+        detail = Detail.of_random_crops(32, 0.2)
+        with contextlib.closing(
+            loader.stream(opened, order, lanes=range(4), start=0, stop=10, detail=detail)
+        ) as stream:
+            seen = sum(len(batch) for batch in stream)
+        status = Path(f"/proc/{loader.pid}/status").read_text()
+    peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    bound = most_bytes(opened, detail, lanes=4, batch=64, shuffle_shards=2, slots=3, threads=1)
+    assert seen == 640
+    assert peak < bound
 
 
 class _Gate:
