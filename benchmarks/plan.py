@@ -36,9 +36,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
         assert len(np.unique(ids)) == BATCH // RANKS
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(
-        f"plan of one rank of {RANKS}, {SAMPLES:,} samples in {SHARDS:,} shards: {spread([1e3 * s for s in seconds])} ms"
-    )
+    print(f"one rank of {RANKS}, {SAMPLES:,} samples in {SHARDS:,} shards: {spread([1e3 * s for s in seconds])} ms")
     print(f"memory beyond the shards' counts: {grown:.0f} MiB")
     if arguments.json:
         with open(arguments.json, "w") as file:  # noqa: PTH123
