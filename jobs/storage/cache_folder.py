@@ -18,7 +18,7 @@ from jobs.storage.base import write_all
 _WHOLE, _PART, _LOCK = ".whole", ".part", "lock"
 _TRAILER = struct.Struct("<8sQI")  # magic, size, CRC32C of the bytes before it
 _MAGIC = b"recocch1"
-_PIECE = 4 << 20
+_STEP = 1 << 20
 _WAIT_S = 600.0  # for somebody else's download; a process that was stopped must not stop the others
 _POLL_S = 0.02
 
@@ -96,8 +96,9 @@ class CacheFolder:
                 try:
                     yield None if self._file(name).exists() else Part(self, name, descriptor)
                 finally:
-                    # Still under the lock, so this is ours, unless it has its final name by now.
-                    path.unlink(missing_ok=True)
+                    # Once this has its final name, an unfinished file of that name is somebody else's.
+                    if _inode(path) == os.fstat(descriptor).st_ino:
+                        path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
 
@@ -137,7 +138,8 @@ class CacheFolder:
         """Give a filled file its name. Not synced: what a power cut takes of it, the checksum shows."""
         os.lseek(descriptor, size, os.SEEK_SET)
         write_all(descriptor, _TRAILER.pack(_MAGIC, size, crc32c))
-        self._file(name, _PART).rename(self._file(name))
+        with self._exclusive():  # or whoever counts just now may see it under neither name
+            self._file(name, _PART).rename(self._file(name))
         self._trusted[name] = _stamp(os.fstat(descriptor))
 
     def _is_trusted(self, name: str, descriptor: int, found: os.stat_result) -> bool:
@@ -202,8 +204,9 @@ class Part:
         """Add bytes."""
         write_all(self._descriptor, data)
         self._size += len(data)
-        # The package takes nothing but read-only bytes.
-        self._crc32c = google_crc32c.extend(self._crc32c, bytes(data))
+        for start in range(0, len(data), _STEP):
+            # The package takes nothing but read-only bytes: a copy, so a small one.
+            self._crc32c = google_crc32c.extend(self._crc32c, bytes(data[start : start + _STEP]))
 
     def publish(self) -> None:
         """What was appended is the object."""
@@ -219,8 +222,8 @@ def _is_whole(descriptor: int, size: int) -> bool:
     if magic != _MAGIC or stated != content:
         return False
     crc32c = 0
-    for start in range(0, content, _PIECE):
-        crc32c = google_crc32c.extend(crc32c, os.pread(descriptor, min(_PIECE, content - start), start))
+    for start in range(0, content, _STEP):
+        crc32c = google_crc32c.extend(crc32c, os.pread(descriptor, min(_STEP, content - start), start))
     return bool(crc32c == expected)
 
 

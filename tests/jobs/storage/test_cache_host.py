@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,19 @@ def test_who_asks_just_after_a_download_has_ended_does_not_begin_another(tmp_pat
         part.publish()
     with folder.claim("name") as part:
         assert part is None
+    assert [path.name for path in kept(tmp_path)] == ["name.whole"]
+
+
+def test_the_end_of_a_download_leaves_the_next_one_of_the_same_object_alone(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path, LIMIT)
+    with ExitStack() as second:
+        with folder.claim("name") as part:
+            assert part
+            part.publish()
+            folder.forget("name")
+            following = second.enter_context(folder.claim("name"))
+        assert following
+        following.publish()
     assert [path.name for path in kept(tmp_path)] == ["name.whole"]
 
 
