@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
-from pathlib import Path
 from types import TracebackType
 
 from jobs.errors import RecoError
-from jobs.loading.batch import Batch
+from jobs.loading.child import Child, DiedError
 from jobs.loading.detail import Detail
-from jobs.loading.messages import Ask, Counters, Ended, Failed, Filled, Open, Opened, Release, Start, Stop, Waiting
+from jobs.loading.messages import Ask, Ended, Failed, Filled, Open, Opened, Start, Waiting
 from jobs.loading.slots import Ring
+from jobs.loading.stream import Stream
 from jobs.shards.order import NaturalOrder, SampleOrder
 
 _log = logging.getLogger(__name__)
 
 _DEATHS = 3
 _ANSWER_S = 5.0
-_END_S = 5.0
 
 
 class LoaderDiedError(RecoError):
@@ -71,10 +63,10 @@ class LoaderProcess:
         self._threads = threads
         self._cache = cache
         self.patience = patience
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._child: Child | None = None
         self._requests: dict[int, Open] = {}
         self._opened: dict[int, Opened] = {}
+        self._hashes: dict[int, str] = {}
         self._streams: dict[int, Stream] = {}
         self._numbers = 0
         self._answers: deque[Waiting] = deque()
@@ -93,15 +85,12 @@ class LoaderProcess:
     @property
     def pid(self) -> int | None:
         """Of the process that runs now."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     @property
     def cpu_s(self) -> float:
         """CPU seconds of the process that runs now."""
-        if self.pid is None:
-            return 0.0
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0 if self._child is None else self._child.cpu_s
 
     def open(self, source: str | Sequence[str], *, index: str | None = None, labels: bool = False) -> Opened:
         """Open a data set, building its index where there is none.
@@ -123,10 +112,8 @@ class LoaderProcess:
         while True:
             try:
                 self._ensure()
-                if number not in self._opened:
-                    self._open(number)
-                return self._opened[number]
-            except _DiedError as error:
+                return self._ensure_open(number)
+            except DiedError as error:
                 self.mourn(error)
             except BaseException:
                 self._requests.pop(number, None)
@@ -214,29 +201,32 @@ class LoaderProcess:
     def begin(self, stream: Stream) -> None:
         """Let the process that runs now fill a stream from its next batch on."""
         self._ensure()
-        dataset = stream.request.dataset
-        if dataset not in self._opened:
-            self._open(dataset)
-        self.send(stream.resumed())
-        assert self._connection is not None
-        assert self._process is not None
-        with _death_noticed():
-            send_handle(self._connection, stream.ring.descriptor, self._process.pid)
+        self._ensure_open(stream.request.dataset)
+        self.send(stream.resumed(), stream.ring.descriptor)
 
-    def send(self, message: object) -> None:
-        """Tell the process something."""
-        assert self._connection is not None
-        with _death_noticed():
-            self._connection.send(message)
+    def send(self, message: object, descriptor: int | None = None) -> None:
+        """Tell the process something.
+
+        Raises:
+            DiedError: There is none.
+        """
+        if self._child is None:
+            raise DiedError("it was ended")
+        self._child.send(message, descriptor)
 
     def receive(self, timeout: float) -> bool:
-        """Take one message to where it belongs; False where none came in time."""
-        assert self._connection is not None
-        with _death_noticed():
-            if not self._connection.poll(timeout):
-                return False
-            message = self._connection.recv()
+        """Take one message to where it belongs; False where none came in time.
+
+        Raises:
+            DiedError: The process is gone.
+            RecoError: A data set could not be opened.
+        """
+        if self._child is None:
+            raise DiedError("it was ended")
+        message = self._child.receive(timeout)
         match message:
+            case None:
+                return False
             case Opened():
                 self._opened[message.number] = message
             case Filled() | Ended():
@@ -256,8 +246,7 @@ class LoaderProcess:
         answer = self._ask()
         if answer is None:
             _log.warning("no data for %.0f s, and the loader process %s does not answer: it is ended", waited, self.pid)
-            self._end(kill=True)
-            raise _DiedError("it did not answer")
+            raise DiedError("it did not answer")
         reads = "; ".join(answer.reads[:3]) or "no read is under way: decoding is slow, or memory is short"
         _log.warning("no data for %.0f s, waiting for %s", waited, reads)
         if waited >= self.patience.fail:
@@ -266,50 +255,7 @@ class LoaderProcess:
                 hint="Look at that server and the way to it; the run continues from its last checkpoint.",
             )
 
-    def _ask(self) -> Waiting | None:
-        """What the process waits for; None where it does not answer."""
-        self._answers.clear()
-        self.send(Ask())
-        deadline = time.monotonic() + _ANSWER_S
-        while (left := deadline - time.monotonic()) > 0:
-            self.receive(left)
-            if self._answers:
-                return self._answers[0]
-        return None
-
-    def delivered(self) -> None:
-        """A batch came: deaths so far were no vain attempts."""
-        self._deaths = 0
-
-    def forget(self, stream: Stream) -> None:
-        """Drop what comes for a stream from now on."""
-        self._streams.pop(stream.request.stream, None)
-
-    def _ensure(self) -> None:
-        if self._connection is not None:
-            return
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.loading.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in a terminal is the trainer's business: it saves, then ends this
-            )
-        self._connection = Connection(ours.detach())
-        self.generation += 1
-        before, self._opened = self._opened, {}
-        for number, opened in before.items():
-            self._open(number)
-            if self._opened[number].hash != opened.hash:
-                raise RecoError("The shards were changed and indexed anew while this run reads them.")
-
-    def _open(self, number: int) -> None:
-        self.send(self._requests[number])
-        while number not in self._opened:
-            self.receive(self.patience.warn)
-
-    def mourn(self, error: _DiedError) -> None:
+    def mourn(self, error: DiedError) -> None:
         """Note that the process died; too often in a row is an error."""
         pid, code = self.pid, self._end(kill=True)
         self._deaths += 1
@@ -322,152 +268,48 @@ class LoaderProcess:
             ) from error
         _log.warning("loader process %s ended (%s); it is started again", pid, how)
 
-    def _end(self, *, kill: bool = False) -> int | None:
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
-        if connection is not None:
-            connection.close()  # it ends by itself when it sees this
-        if process is None:
-            return None
-        if kill:
-            process.kill()
-        try:
-            return process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+    def delivered(self) -> None:
+        """A batch came: deaths so far were no vain attempts."""
+        self._deaths = 0
 
+    def forget(self, stream: Stream) -> None:
+        """Drop what comes for a stream from now on."""
+        self._streams.pop(stream.request.stream, None)
 
-class Stream:
-    """Batches, in order. Iterate over it, or `take` and `release` them.
+    # Inside
 
-    Args:
-        loader: Its process.
-        request: What to begin with.
-        ring: Where batches lie.
-    """
-
-    def __init__(self, loader: LoaderProcess, request: Start, ring: Ring) -> None:
-        self._loader = loader
-        self.request = request
-        self.ring = ring
-        self.inbox: deque[Filled | Ended | Failed] = deque()
-        self.counters = Counters()
-        self._generation = 0
-        self._before = Counters()
-        self._next = request.start
-        self._held: dict[int, int] = {}
-        self._closed = False
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the remaining batches, each valid until the next is asked for."""
-        while (batch := self.take()) is not None:
-            try:
-                yield batch
-            finally:
-                self.release(batch)
-
-    def take(self) -> Batch | None:
-        """The next batch; None after the last. Its memory is yours until it is released.
-
-        Raises:
-            DamagedSampleError: A picture cannot be used, and none may stand in for it.
-            StorageError: Bytes cannot be had.
-            LoaderDiedError: The process keeps ending.
-            StalledError: Nothing came for too long.
-        """
-        while not self._closed and self._next < self.request.stop:
-            try:
-                self._start_or_resume()
-                return self._next_batch()
-            except _DiedError as error:
-                self._loader.mourn(error)
+    def _ask(self) -> Waiting | None:
+        """What the process waits for; None where it does not answer."""
+        self._answers.clear()
+        self.send(Ask())
+        deadline = time.monotonic() + _ANSWER_S
+        while (left := deadline - time.monotonic()) > 0:
+            self.receive(left)
+            if self._answers:
+                return self._answers[0]
         return None
 
-    def ready(self) -> bool:
-        """Whether `take` would not wait, as far as can be known."""
-        if self._closed or self._next >= self.request.stop:
-            return True
-        try:
-            self._start_or_resume()
-            while not self.inbox and self._loader.receive(0.0):
-                pass
-        except _DiedError as error:
-            self._loader.mourn(error)
-        return bool(self.inbox)
+    def _ensure(self) -> None:
+        """Let there be a process."""
+        if self._child is None:
+            self._child = Child()
+            self._opened.clear()
+            self.generation += 1
 
-    def release(self, batch: Batch) -> None:
-        """Let the batch's memory be written again."""
-        slot = self._held.pop(batch.step, None)
-        if slot is None or self._closed or self._generation != self._loader.generation:
-            return
-        with contextlib.suppress(_DiedError):  # noticed when the next batch is taken
-            self._loader.send(Release(self.request.stream, slot))
+    def _ensure_open(self, number: int) -> Opened:
+        """Let the process have opened a data set; what it finds must be what was found before."""
+        if number not in self._opened:
+            self.send(self._requests[number])
+            while number not in self._opened:
+                self.receive(self.patience.warn)
+        opened = self._opened[number]
+        if self._hashes.setdefault(number, opened.hash) != opened.hash:
+            raise RecoError(
+                "The shards were changed and indexed anew while this run reads them.",
+                hint="A run keeps to the data it began with: put the old shards back, or start a new run.",
+            )
+        return opened
 
-    def close(self) -> None:
-        """End the stream; batches not yet taken are dropped. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        self._loader.forget(self)
-        if self._generation == self._loader.generation:
-            with contextlib.suppress(_DiedError):
-                self._loader.send(Stop(self.request.stream))
-        self.ring.close()
-
-    def resumed(self) -> Start:
-        """What to begin with now: the next batch, in the slots that are not in use."""
-        held = set(self._held.values())
-        free = tuple(slot for slot in range(self.request.slots) if slot not in held)
-        fields = {**vars(self.request), "start": self._next, "free": free}
-        return Start(**fields)
-
-    def _start_or_resume(self) -> None:
-        if self._generation == self._loader.generation and self._loader.pid is not None:
-            return
-        self.inbox.clear()
-        died = Counters(restarts=1 if self._generation else 0)
-        self._before = self.counters = self.counters + died
-        self._loader.begin(self)
-        self._generation = self._loader.generation
-
-    def _next_batch(self) -> Batch | None:
-        loader, began, warned = self._loader, time.monotonic(), 0.0
-        while not self.inbox:
-            now = time.monotonic() - began
-            if not loader.receive(max(0.0, loader.patience.warn - (now - warned))):
-                warned = time.monotonic() - began
-                loader.stalled(warned)
-        message = self.inbox.popleft()
-        if isinstance(message, Failed):
-            self.close()
-            raise message.error
-        if isinstance(message, Ended):
-            self._next = self.request.stop
-            return None
-        loader.delivered()
-        self._next = message.step + 1
-        self._held[message.step] = message.slot
-        self.counters = self._before + message.counters
-        return Batch(
-            step=message.step,
-            epoch=message.epoch,
-            pixels=self.ring.again(message.slot, message.size),
-            offsets=message.offsets,
-            sizes=message.sizes,
-            sample_ids=message.sample_ids,
-            labels=message.labels,
-            replaced=message.replaced,
-        )
-
-
-class _DiedError(Exception):
-    """The process is gone."""
-
-
-@contextlib.contextmanager
-def _death_noticed() -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, OSError) as error:
-        raise _DiedError(str(error)) from error
+    def _end(self, *, kill: bool = False) -> int | None:
+        child, self._child = self._child, None
+        return None if child is None else child.end(kill=kill)

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 
 from jobs.loading.batch import Batch
-from jobs.loading.process import Stream
+from jobs.loading.stream import Stream
 from jobs.views import Pictures
 
 _log = logging.getLogger(__name__)

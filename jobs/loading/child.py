@@ -1,0 +1,84 @@
+"""One life of the loader process: start it, talk to it, notice when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
+from pathlib import Path
+
+_END_S = 5.0
+
+
+class DiedError(Exception):
+    """The process is gone."""
+
+
+class Child:
+    """A loader process that runs; it ends when this end of its connection is closed, by whatever."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.loading.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in a terminal is the trainer's business: it saves, then ends this
+            )
+        self._connection = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds it has spent."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def send(self, message: object, descriptor: int | None = None) -> None:
+        """Tell it something, with a file descriptor where one belongs to it.
+
+        Raises:
+            DiedError: It is gone.
+        """
+        with _death_noticed():
+            self._connection.send(message)
+            if descriptor is not None:
+                send_handle(self._connection, descriptor, self.pid)
+
+    def receive(self, timeout: float) -> object | None:
+        """What it says next; None where nothing comes in so many seconds.
+
+        Raises:
+            DiedError: It is gone.
+        """
+        with _death_noticed():
+            return self._connection.recv() if self._connection.poll(timeout) else None
+
+    def end(self, *, kill: bool = False) -> int:
+        """End it, at once where it does not deserve better; returns its exit code."""
+        self._connection.close()  # it ends by itself when it sees this
+        if kill:
+            self._process.kill()
+        try:
+            return self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+@contextlib.contextmanager
+def _death_noticed() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise DiedError(str(error)) from error
