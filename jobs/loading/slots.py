@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -69,6 +70,8 @@ class Ring:
         self.slots = slots
         self.size = size
         self._map = mmap.mmap(descriptor, slots * size)
+        with contextlib.suppress(OSError):  # fewer and larger pages, where the system lets shared memory have them
+            self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._map, np.uint8).reshape(slots, size)
         self._free = list(free)
         self._changed = threading.Condition()

@@ -17,7 +17,7 @@ from jobs.storage.base import short
 from jobs.storage.errors import ObjectChangedError, StorageError
 from jobs.storage.retry import Patience, Tries
 
-_CHUNK = 1 << 20  # larger reads only cost memory, much smaller ones several times the CPU per byte
+_CHUNK = 128 << 10  # one receive seldom brings more, and what is asked for is allocated each time
 
 
 @dataclass(frozen=True)
