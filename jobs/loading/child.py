@@ -29,6 +29,8 @@ class Child:
                 [sys.executable, "-m", "jobs.loading.worker", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                # Ray's workers find this package where their driver did, which only their own sys.path may say.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C in a terminal is the trainer's business: it saves, then ends this
             )
         self._connection = Connection(ours.detach())
