@@ -39,7 +39,8 @@ from jobs.training.feed import DeviceBatch, Feed
 from jobs.views import Views
 from tests.s3 import serve_rclone
 
-SIZE, BATCH, WARM = 224, 64, 6
+SIZE, BATCH = 224, 64
+WARM = 20  # batches: three passes over the 400 pictures, after which all memory has been touched
 LANES = 1  # one worker of many has few of the lanes
 PATHS = {
     "usual": "webdataset + Pillow, three views on the CPU",

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from jobs.errors import RecoError
 from jobs.loading.block import FetchedSample, load_block
+from jobs.loading.buffers import Buffers
 from jobs.loading.detail import Detail
 from jobs.loading.process import LoaderProcess
 from jobs.shards.dataset import Dataset, open_dataset
@@ -110,13 +111,14 @@ def bench(source: str, *, index: str | None, image_size: int, pictures: int, thr
 
 def _read(dataset: Dataset, order: Order, pictures: int) -> tuple[Stage, list[FetchedSample]]:
     samples: list[FetchedSample] = []
-    load_block(dataset, order.plan(0, 0).block(0), lambda: False)  # connections, and the index of its shards
+    buffers = Buffers()
+    load_block(dataset, order.plan(0, 0).block(0), buffers, lambda: False)  # connections, and the index of its shards
     with _Clock() as clock:
         for lane in range(order.lanes):
             plan = order.plan(0, lane)
             for number in range(len(plan)):
                 if len(samples) < pictures:
-                    samples += load_block(dataset, plan.block(number), lambda: False).samples
+                    samples += load_block(dataset, plan.block(number), buffers, lambda: False).samples
     size = sum(sample.length for sample in samples)
     return clock.stage("read", len(samples), size), samples[:pictures]
 

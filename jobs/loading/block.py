@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.loading.buffers import Buffers
 from jobs.loading.slots import StoppedError
 from jobs.shards import order
 from jobs.shards.dataset import Dataset
@@ -47,34 +48,50 @@ class LoadedBlock:
         return len(self.samples)
 
 
-def load_block(dataset: Dataset, block: order.Block, stopped: Callable[[], bool]) -> LoadedBlock:
-    """Fetch a block's bytes, each piece in one contiguous stretch.
+def load_block(dataset: Dataset, block: order.Block, buffers: Buffers, stopped: Callable[[], bool]) -> LoadedBlock:
+    """Fetch a block's bytes, each shard's piece of it in one contiguous stretch.
 
     Args:
         dataset: Where from.
         block: Which samples.
+        buffers: Where the memory comes from.
         stopped: Asked between parts of a stretch; a large one takes a while.
 
     Raises:
         StoppedError: `stopped` said so.
         StorageError: The bytes cannot be had.
     """
+    stretches = [_stretch(dataset, shard, first, count) for shard, first, count in _pieces(block)]
+    buffer = buffers.take(sum(len(stretch) for stretch in stretches))
+    view = memoryview(buffer)  # type: ignore[arg-type]  # numpy speaks the buffer protocol; its stubs do not say so
     samples: list[FetchedSample] = []
-    for shard, first, count in zip(block.shards.tolist(), block.firsts.tolist(), block.counts.tolist(), strict=True):
-        records = dataset.records(shard)
-        part = slice(first, first + count)
-        offsets, lengths = records.offsets[part], records.lengths[part]
-        start, stop = int(offsets.min()), int((offsets + lengths).max())
-        buffer = np.empty(stop - start, np.uint8)  # as a bytearray it would first be filled with zeros
-        view = memoryview(buffer)  # type: ignore[arg-type]  # numpy speaks the buffer protocol; its stubs do not say so
-        for position in range(0, stop - start, _PART):
+    begin = 0
+    for (shard, first, count), stretch in zip(_pieces(block), stretches, strict=True):
+        for position in range(0, len(stretch), _PART):
             if stopped():
                 raise StoppedError
-            dataset.read_shard(shard, start + position, view[position : position + _PART])
-        columns = (offsets - start, lengths, records.crc32c[part], records.heights[part], records.widths[part])
+            part = view[begin + position : begin + min(position + _PART, len(stretch))]
+            dataset.read_shard(shard, stretch.start + position, part)
+        records = dataset.records(shard)
+        here = slice(first, first + count)
+        offsets = records.offsets[here] - (stretch.start - begin)
+        columns = (offsets, records.lengths[here], records.crc32c[here], records.heights[here], records.widths[here])
+        more = (records.formats[here], records.labels[here])
         ids = range(int(dataset.starts[shard]) + first, int(dataset.starts[shard]) + first + count)
-        more = (records.formats[part], records.labels[part])
         rows = zip(ids, itertools.repeat(buffer), *(column.tolist() for column in (*columns, *more)), strict=False)
         samples += itertools.starmap(FetchedSample, rows)
+        begin += len(stretch)
     shuffled = block.permutation()
     return LoadedBlock(samples if shuffled is None else [samples[place] for place in shuffled.tolist()])
+
+
+def _pieces(block: order.Block) -> Iterator[tuple[int, int, int]]:
+    """Shard, first sample and number of samples of each piece of a block."""
+    return zip(block.shards.tolist(), block.firsts.tolist(), block.counts.tolist(), strict=True)
+
+
+def _stretch(dataset: Dataset, shard: int, first: int, count: int) -> range:
+    """The bytes of a shard that a piece lies in."""
+    records = dataset.records(shard)
+    offsets, lengths = records.offsets[first : first + count], records.lengths[first : first + count]
+    return range(int(offsets.min()), int((offsets + lengths).max()))

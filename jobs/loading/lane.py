@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from jobs.loading.block import LoadedBlock, load_block
+from jobs.loading.buffers import Buffers
 from jobs.shards.dataset import Dataset
 from jobs.shards.order import SampleOrder
 
@@ -30,6 +31,7 @@ class Lane:
         self._steps = steps
         self._fetchers = fetchers
         self._stopping = stopping
+        self._buffers = Buffers()
         self._ahead: deque[tuple[int, Future[LoadedBlock]]] = deque()
         self._blocks = self._fetches()
         self._block: LoadedBlock | None = None
@@ -69,6 +71,11 @@ class Lane:
             first, place = plan.find(position * size)
             last, _ = plan.find(min(stop, plan.length) - 1)
             for number in range(first, last + 1):
-                yield place, self._fetchers.submit(load_block, self._dataset, plan.block(number), self._stopping.is_set)
+                yield (
+                    place,
+                    self._fetchers.submit(
+                        load_block, self._dataset, plan.block(number), self._buffers, self._stopping.is_set
+                    ),
+                )
                 place = 0
             step = (epoch + 1) * per_epoch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jobs.loading.detail import Detail
 from jobs.loading.messages import Opened
 
-_PROCESS = 150_000_000  # Python, numpy, boto3 and the decoders, measured: 90 to 130 MB
-_BLOCKS_PER_LANE = 2  # the one that is decoded, the one that is fetched
+_PROCESS = 190_000_000  # Python, numpy, boto3 and the decoders, measured: 90 to 130 MB; 40 MB kept for receiving
+_BLOCKS_PER_LANE = 3  # the one that is fetched, the one that is decoded, and the one before it, used again
 
 
 def most_bytes(

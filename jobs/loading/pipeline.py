@@ -33,9 +33,10 @@ _READ_THREADS = 2
 class Pipeline:
     """Iterates over the batches of the global steps start..stop-1, in order, each with the slot that holds it.
 
-    Each lane's next block is fetched while its present one is decoded, and two batches are in the making. So memory
-    holds at most two blocks per lane, besides the slots. What is yielded depends on the order alone, never on threads:
-    a pipeline that starts later goes on exactly where another would be.
+    Each lane's next block is fetched while its present one is decoded, and two batches are in the making. Memory holds
+    at most three blocks per lane, besides the slots: the third is the one before, whose memory is used again. What is
+    yielded depends on the order alone, never on threads: a pipeline that starts later goes on exactly where another
+    would be.
 
     A picture that cannot be used (its bytes are wrong on a second fetch too, or cannot be decoded) is replaced by the
     next usable one of its block, or is an error where nothing may be replaced. Bytes that cannot be had are always an

@@ -17,7 +17,10 @@ from jobs.storage.base import short
 from jobs.storage.errors import ObjectChangedError, StorageError
 from jobs.storage.retry import Patience, Tries
 
-_CHUNK = 128 << 10  # one receive seldom brings more, and what is asked for is allocated each time
+_CHUNK = 1 << 20
+# Between two receives a moment is left for more to arrive. Whoever receives as bytes come wakes for every few packets:
+# half as much CPU again as with this moment, and no more bytes per second (measured on loopback at 700 MB/s).
+_GATHER_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class RangedRead:
         stretch, before = time.monotonic(), self._done
         while self._done < len(self._buffer):
             # `read` and `readinto` return only once all they were asked for is there: a trickle would go unnoticed,
-            # and a fault take along what had come. `read1` returns with what one receive brings, for the same CPU.
+            # and a fault take along what had come. `read1` returns with what one receive brings.
             data = body.read1(min(_CHUNK, len(self._buffer) - self._done), decode_content=False)
             if not data:
                 return
@@ -137,6 +140,8 @@ class RangedRead:
                 stretch, before = now, self._done
             elif now - stretch > self._floor.seconds and self._done < len(self._buffer):
                 raise TimeoutError(f"{self._done - before} bytes in {now - stretch:.0f} s")
+            if len(data) < _CHUNK and self._done < len(self._buffer):
+                time.sleep(_GATHER_S)
 
     def _check_version(self, answer: dict[str, Any]) -> None:
         # Not every server honours If-Match, so the answer's own tag is compared as well.
