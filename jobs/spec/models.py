@@ -234,7 +234,10 @@ class ScaleSpec(Section):
 class CheckpointSpec(Section):
     """When the state of the run is saved."""
 
-    every: Interval = Field(default="5m", description="How often a checkpoint is written.")
+    every: Interval = Field(
+        default="5m",
+        description="How often a checkpoint is written; a time is stretched where saving takes over 1 % of it.",
+    )
     keep: Count = Field(default=3, description="Newest checkpoints that are kept.")
 
     @property

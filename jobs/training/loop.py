@@ -23,6 +23,7 @@ from jobs.training.checkpoint import Checkpoints
 from jobs.training.evaluation import Evaluation
 from jobs.training.feed import DeviceBatch, Feed, slots
 from jobs.training.heartbeat import Heartbeat
+from jobs.training.pace import Pace
 from jobs.training.plan import Data, Plan, make_plan, method_config, train_detail
 from jobs.training.quarantine import Quarantine
 from jobs.training.ranks import Ranks
@@ -109,7 +110,7 @@ class Trainer:
         """
         self.restore()
         self.publish("training")
-        self.saved_at = time.monotonic()
+        self.pace = Pace(self.spec.checkpoint, step=self.step)
         with self.open_feed() as feed:
             self.window = Window(self.ranks.device, self.stream.counters)
             for ready in self.timed(feed):
@@ -177,7 +178,7 @@ class Trainer:
             self.ranks,
             self.stream.counters,
             {
-                "save": float(self.ranks.is_first and self.save_due()),
+                "save": float(self.ranks.is_first and self.pace.due(self.step)),
                 "stop": float(self.heartbeat.stop_requested),
                 "bad": float(self.quarantine.met(epoch)),
             },
@@ -185,9 +186,10 @@ class Trainer:
         self.quarantine.check(round(agreed["bad"]), epoch)
         save, stop = agreed["save"], agreed["stop"]
         if not math.isfinite(metrics["train/loss"]):
+            kept = f"the last good checkpoint is that of step {self.pace.last_saved}"
             raise DivergedError(
                 f"the loss became {metrics['train/loss']} by step {self.step}; "
-                f"the last good checkpoint is that of step {self.last_saved}.",
+                f"{kept if self.pace.last_saved else 'no checkpoint was written before'}.",
                 hint="Lower optimizer.lr or raise method.temperature, and start a new run.",
             )
         metrics["train/learning_rate"] = self.learning_rate()
@@ -225,34 +227,28 @@ class Trainer:
         self.health = health.verdict(measured, data_wait=metrics["time/data_wait"])
         return measured
 
-    def save_due(self) -> bool:
-        """Whether a checkpoint is due, by the clock or by steps."""
-        every = self.spec.checkpoint
-        if every.steps is not None:
-            return self.step - self.last_saved >= every.steps
-        return time.monotonic() - self.saved_at >= (every.seconds or math.inf)
-
     def save(self) -> None:
         """Write a checkpoint and the records that led to it; all ranks take part."""
-        self.ranks.average_batch_statistics(self.model)
-        self.quarantine.write()
-        if self.ranks.is_first:
-            self.folder.write_records(self.records, step=self.step)
-            self.records = []
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-            self.checkpoints.save(state, step=self.step, spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
-        self.last_saved, self.saved_at = self.step, time.monotonic()
+        with self.pace.saving(self.step):
+            self.ranks.average_batch_statistics(self.model)
+            self.quarantine.write()
+            if self.ranks.is_first:
+                self.folder.write_records(self.records, step=self.step)
+                self.records = []
+                state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+                self.checkpoints.save(
+                    state, step=self.step, spec_hash=self.spec.hash, dataset_hash=self.data.train.hash
+                )
 
     def restore(self) -> None:
         """Take up the newest whole checkpoint, if there is one."""
-        self.last_saved = 0
         found = self.checkpoints.load_newest(spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
         if found is None:
             return
         manifest, state = found
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = self.last_saved = self.resumed_from = manifest.step
+        self.step = self.resumed_from = manifest.step
         _log.info("rank %d continues at step %d", self.ranks.rank, self.step)
 
     def open_feed(self) -> Feed:
