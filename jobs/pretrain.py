@@ -33,6 +33,7 @@ from jobs.tracking.figures import training_curves
 from jobs.tracking.runs import MetricSender, TrackedRun, open_run
 from jobs.tracking.server import tracking_uri
 from jobs.training.checkpoint import Checkpoints
+from jobs.training.fence import FencedError
 from jobs.training.plan import Data, make_plan, method_config, open_data
 from jobs.training.probes import preprocessing
 from jobs.training.ranks import Ranks, pick_device
@@ -181,6 +182,12 @@ def _worker(config: dict[str, Any]) -> None:
         try:
             run(spec, folder=folder, ranks=ranks, recorder=sender)
         except UnreachableError:
+            raise  # not the run's failure: the storage may come back
+        except FencedError:
+            # Nor is this: a newer attempt is at work, which logs these steps itself.
+            stack.pop_all()
+            if sender is not None:
+                sender.close(timeout=0.0)
             raise
         except RecoError as error:
             folder.write_failure(error)

@@ -14,6 +14,7 @@ import torch
 
 from jobs.errors import RecoError
 from jobs.storage import Storage
+from jobs.training.fence import Fence
 
 _log = logging.getLogger(__name__)
 _PREFIX = "checkpoints/"
@@ -48,19 +49,27 @@ class Checkpoints:
     Args:
         storage: The run's folder.
         keep: How many to keep; older ones are deleted after a newer one is whole.
+        fence: Whose right to write is looked at before a checkpoint comes to exist; None where only reading.
     """
 
-    def __init__(self, storage: Storage, *, keep: int) -> None:
+    def __init__(self, storage: Storage, *, keep: int, fence: Fence | None = None) -> None:
         self._storage = storage
         self._keep = keep
+        self._fence = fence
 
     def save(self, state: dict[str, Any], *, step: int, spec_hash: str, dataset_hash: str) -> Manifest:
-        """Write a checkpoint; it exists once its manifest does."""
+        """Write a checkpoint; it exists once its manifest does.
+
+        Raises:
+            FencedError: A newer attempt has taken the run over; nothing of this one's comes to exist.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
         manifest = Manifest(step, len(data), hashlib.sha256(data).hexdigest(), spec_hash, dataset_hash)
         self._storage.write(f"{_folder(step)}/state.pt", data)
+        if self._fence is not None:
+            self._fence.check()  # as late as can be: a large state takes a while to write
         self._storage.write(f"{_folder(step)}/manifest.json", json.dumps(asdict(manifest)).encode())
         for old in self.list()[self._keep :]:
             self._delete(old.step)
@@ -76,6 +85,17 @@ class Checkpoints:
                 except (ValueError, TypeError) as error:
                     _log.warning("%s/%s is damaged and left out: %s", self._storage.url, stored.key, error)
         return sorted(manifests, key=lambda manifest: -manifest.step)
+
+    def load(self, step: int) -> dict[str, Any]:
+        """The state of the checkpoint of a step, on the CPU.
+
+        Raises:
+            CheckpointError: There is none, or it is damaged.
+        """
+        for manifest in self.list():
+            if manifest.step == step:
+                return self._read(manifest)
+        raise CheckpointError(f"{self._storage.url}/{_folder(step)} is gone.", hint="Continue the run once more.")
 
     def load_newest(self, *, spec_hash: str, dataset_hash: str) -> tuple[Manifest, dict[str, Any]] | None:
         """The newest checkpoint that is whole, on the CPU, or None where there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from types import TracebackType
@@ -9,8 +10,11 @@ from typing import Self
 
 from jobs.errors import RecoError
 from jobs.run_folder import Progress, RunFolder
+from jobs.training.fence import Fence, FencedError
 
 _log = logging.getLogger(__name__)
+
+_BEATS_PER_FENCE = 5
 
 
 class Heartbeat:
@@ -18,10 +22,13 @@ class Heartbeat:
 
     Args:
         folder: The run's folder.
+        fence: This attempt's right to write; None where this rank does not write.
         seconds: Shortest time between two writes or two looks for a stop request.
     """
 
-    def __init__(self, folder: RunFolder, *, seconds: float = 1.0) -> None:
+    def __init__(self, folder: RunFolder, *, fence: Fence | None = None, seconds: float = 1.0) -> None:
+        self._fence = fence
+        self._fenced: FencedError | None = None
         self._folder = folder
         self._seconds = seconds
         self._latest: Progress | None = None
@@ -40,7 +47,8 @@ class Heartbeat:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self._write()
+        if self._fenced is None and not isinstance(error, FencedError):
+            self._write()
 
     def publish(self, progress: Progress) -> None:
         """Replace what will be written next."""
@@ -56,8 +64,27 @@ class Heartbeat:
         """Ask from inside the process, as a signal handler does."""
         self._stop.set()
 
+    def check_fence(self) -> None:
+        """Do nothing while this attempt was the newest when last looked at.
+
+        Raises:
+            FencedError: A newer one has taken the run over.
+        """
+        if self._fenced is not None:
+            raise self._fenced
+
     def _beat(self) -> None:
-        while not self._ended.wait(self._seconds):
+        for beat in itertools.count():
+            if self._ended.wait(self._seconds):
+                return
+            try:
+                if self._fence is not None and beat % _BEATS_PER_FENCE == 0:
+                    self._fence.check()
+            except FencedError as error:
+                self._fenced = error
+                return
+            except (RecoError, OSError) as error:
+                self._note(error)
             self._write()
             try:
                 if self._folder.stop_requested():

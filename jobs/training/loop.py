@@ -22,6 +22,7 @@ from jobs.training import health
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.evaluation import Evaluation
 from jobs.training.feed import DeviceBatch, Feed, slots
+from jobs.training.fence import Fence
 from jobs.training.heartbeat import Heartbeat
 from jobs.training.pace import Pace
 from jobs.training.plan import Data, Plan, make_plan, method_config, train_detail
@@ -47,6 +48,7 @@ class Trainer:
         ranks: This process among those that train together.
         heartbeat: The way to and from whoever watches; used by the first rank only.
         recorder: Where metrics go besides the run's folder; used by the first rank only.
+        fence: This attempt's right to write; the first rank's.
     """
 
     # What is trained, on what
@@ -65,10 +67,19 @@ class Trainer:
     checkpoints: Checkpoints
     heartbeat: Heartbeat
     recorder: Recorder
+    fence: Fence | None
     window: Window
 
     def __init__(
-        self, spec: RunSpec, data: Data, *, folder: RunFolder, ranks: Ranks, heartbeat: Heartbeat, recorder: Recorder
+        self,
+        spec: RunSpec,
+        data: Data,
+        *,
+        folder: RunFolder,
+        ranks: Ranks,
+        heartbeat: Heartbeat,
+        recorder: Recorder,
+        fence: Fence | None,
     ) -> None:
         self.spec, self.data, self.ranks = spec, data, ranks
         self.plan = make_plan(spec, data.train)
@@ -89,8 +100,8 @@ class Trainer:
             weight_decay=spec.optimizer.weight_decay,
             fused=True,
         )
-        self.folder, self.heartbeat, self.recorder = folder, heartbeat, recorder
-        self.checkpoints = Checkpoints(folder.storage, keep=spec.checkpoint.keep)
+        self.folder, self.heartbeat, self.recorder, self.fence = folder, heartbeat, recorder, fence
+        self.checkpoints = Checkpoints(folder.storage, keep=spec.checkpoint.keep, fence=fence)
         self.quarantine = Quarantine(folder, rank=ranks.rank, samples=len(data.train), allowed=spec.data.bad_pictures)
         self.evaluation = Evaluation(spec, data, ranks=ranks)
         self.step = 0
@@ -173,6 +184,7 @@ class Trainer:
 
         Ranks agree on saving and stopping by the same reduction that averages the metrics.
         """
+        self.heartbeat.check_fence()
         epoch = (self.step - 1) // self.plan.steps_per_epoch
         metrics, agreed = self.window.close(
             self.ranks,
@@ -232,6 +244,8 @@ class Trainer:
         with self.pace.saving(self.step):
             self.ranks.average_batch_statistics(self.model)
             self.quarantine.write()
+            if self.fence is not None:
+                self.fence.check()
             if self.ranks.is_first:
                 self.folder.write_records(self.records, step=self.step)
                 self.records = []
@@ -241,14 +255,17 @@ class Trainer:
                 )
 
     def restore(self) -> None:
-        """Take up the newest whole checkpoint, if there is one."""
-        found = self.checkpoints.load_newest(spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
-        if found is None:
+        """Take up the newest whole checkpoint, if there is one: the one that the first rank finds, on all ranks."""
+        found = None
+        if self.ranks.is_first:
+            found = self.checkpoints.load_newest(spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
+        step = self.ranks.from_first(found[0].step if found else 0)
+        if step == 0:
             return
-        manifest, state = found
+        state = found[1] if found else self.checkpoints.load(step)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = self.resumed_from = manifest.step
+        self.step = self.resumed_from = step
         _log.info("rank %d continues at step %d", self.ranks.rank, self.step)
 
     def open_feed(self) -> Feed:

@@ -48,6 +48,10 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def from_first(self, number: int) -> int:
+        """A number of the first rank, on every rank."""
+        return int(self.total(torch.tensor(number if self.is_first else 0, device=self.device)))
+
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
         """The rows of all ranks one after the other, where each holds its `share` of `count`."""
         if self.world_size == 1:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from jobs.loading.process import LoaderProcess
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
+from jobs.training.fence import Fence
 from jobs.training.heartbeat import Heartbeat
 from jobs.training.loop import Trainer
 from jobs.training.plan import decoding_threads, open_data
@@ -26,21 +27,29 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
     Returns:
         The final results, or None when the run saved and stopped because it was asked to.
     """
-    heartbeat = Heartbeat(folder)
+    fence = Fence.take(folder.storage) if ranks.is_first else None
+    heartbeat = Heartbeat(folder, fence=fence)
     with (
         LoaderProcess(threads=decoding_threads(spec), cache=spec.scale.cache) as loader,
         heartbeat if ranks.is_first else nullcontext(),
     ):
         data = open_data(spec, loader)
         trainer = Trainer(
-            spec, data, folder=folder, ranks=ranks, heartbeat=heartbeat, recorder=recorder or NoRecorder()
+            spec,
+            data,
+            folder=folder,
+            ranks=ranks,
+            heartbeat=heartbeat,
+            recorder=recorder or NoRecorder(),
+            fence=fence,
         )
         if not trainer.train():
             trainer.publish("stopped")
             return None
         trainer.publish("finishing")
         results = trainer.evaluation.at_the_end(trainer.model)
-        if ranks.is_first:
+        if fence is not None:
+            fence.check()
             folder.write_result(results)
         trainer.publish("done")
     return results
