@@ -141,6 +141,11 @@ def test_a_run_of_the_same_id_on_another_server_leaves_no_trace_in_this_one(
     assert history(home, "twin", "train/loss") == [2, 4, 6]
 
 
+def hear_ctrl_c() -> None:
+    # As at a terminal: a shell's background jobs, which tests may be, ignore SIGINT and hand that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_saves_and_the_same_run_id_goes_on(
     shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -149,7 +154,9 @@ def test_ctrl_c_saves_and_the_same_run_id_goes_on(
     command = [sys.executable, "-m", "service.cli.main", "pretrain", str(spec), "--run-id", "stopped"]
     command += ["--storage", str(tmp_path)]
     folder = RunFolder(str(tmp_path), "stopped")
-    job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     wait_for_step(folder, job, 4)
     job.send_signal(signal.SIGINT)
     _, told = job.communicate(timeout=PATIENCE_S)
