@@ -89,6 +89,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
             try:
                 results = _train(spec, folder, tracked)
             finally:
+                _log_attempt(folder, tracked)
                 _log_quarantine(folder, tracked)
             if results is None:
                 tracked.finish("KILLED")
@@ -224,6 +225,15 @@ def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, 
         card=_prose(spec, pictures=len(data.train)),
     )
     return f"{registered.name}/{registered.version}"
+
+
+def _log_attempt(folder: RunFolder, tracked: TrackedRun) -> None:
+    """Tell MLflow what the last attempt computed with, which only its workers know."""
+    try:
+        for attempt in folder.attempts()[-1:]:
+            tracked.set_tags({f"reco.{name}": value for name, value in attempt.items() if name != "token"})
+    except RecoError as error:  # how the training ended matters more
+        _log.warning("MLflow could not be told what was computed with: %s", error)
 
 
 def _log_quarantine(folder: RunFolder, tracked: TrackedRun) -> None:

@@ -114,6 +114,10 @@ class RunFolder:
                 found[record["step"]] = record
         return [found[step] for step in sorted(found) if up_to is None or step <= up_to]
 
+    def attempts(self) -> list[dict[str, Any]]:
+        """What each attempt noted when it began, the latest last: where, when, with how many workers, on what."""
+        return [json.loads(self.storage.read(stored.key)) for stored in self.storage.list("attempts/")]
+
     def write_quarantine(self, pictures: list[dict[str, Any]], *, epoch: int, rank: int) -> None:
         """Keep the pictures that one rank could not use in an epoch, with those an earlier attempt kept."""
         key = f"quarantine/epoch-{epoch:06d}-rank-{rank:05d}.jsonl"

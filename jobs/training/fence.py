@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from jobs.errors import RecoError
@@ -40,19 +41,25 @@ class Fence:
         self._token = token
 
     @classmethod
-    def take(cls, storage: Storage) -> Fence:
-        """Begin a new attempt; every earlier one is fenced from now on."""
+    def take(cls, storage: Storage, about: Mapping[str, str | int] | None = None) -> Fence:
+        """Begin a new attempt; every earlier one is fenced from now on.
+
+        Args:
+            storage: The run's folder.
+            about: What else to note of the attempt, such as what it computes with.
+        """
         while True:
             number = _newest(storage) + 1
             token = secrets.token_hex(8)
-            note = {
+            note: dict[str, str | int] = {
                 "token": token,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "began": datetime.now(UTC).isoformat(timespec="seconds"),
+                **(about or {}),
             }
             if storage.create(_key(number), json.dumps(note).encode()):
-                _log.info("this is attempt %d", number)
+                _log.info("this is attempt %d: %s", number, ", ".join(f"{name} {of}" for name, of in note.items()))
                 return cls(storage, number=number, token=token)
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from jobs.spec import RunSpec
 from jobs.training.fence import Fence
 from jobs.training.heartbeat import Heartbeat
 from jobs.training.loop import Trainer
+from jobs.training.numerics import set_numerics
 from jobs.training.plan import decoding_threads, open_data
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import NoRecorder, Recorder
@@ -27,7 +28,8 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
     Returns:
         The final results, or None when the run saved and stopped because it was asked to.
     """
-    fence = Fence.take(folder.storage) if ranks.is_first else None
+    numerics = set_numerics(ranks.device, precision=spec.train.precision)
+    fence = Fence.take(folder.storage, {"workers": ranks.world_size, **numerics}) if ranks.is_first else None
     heartbeat = Heartbeat(folder, fence=fence)
     with (
         LoaderProcess(threads=decoding_threads(spec), cache=spec.scale.cache) as loader,
