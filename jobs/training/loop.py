@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.errors import RecoError
-from jobs.loading.messages import Counters
 from jobs.reco import ReCo, StepOutput, StepViews
 from jobs.reco.schedules import learning_rate
 from jobs.run_folder import Progress, Record, RunFolder
@@ -29,6 +28,7 @@ from jobs.training.plan import Data, Plan, make_plan, method_config, train_detai
 from jobs.training.quarantine import Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import Recorder
+from jobs.training.timing import Window
 from jobs.views import Views
 
 _log = logging.getLogger(__name__)
@@ -137,14 +137,20 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        passed = self.window.phases.passed
+        passed("wait")
         views = self.make_views(ready)
+        passed("views")
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
             output: StepOutput = self.wrapped(views, step=self.step)
+        passed("forward")
         self.optimizer.zero_grad()
         output.loss.backward()  # type: ignore[no-untyped-call]
+        passed("backward")
         self.model.enqueue(output)
         self.optimizer.step()
         self.model.update_key_encoder()
+        passed("update")
         self.step += 1
         self.last_output = output
         return output.terms
@@ -316,62 +322,6 @@ class Trainer:
         if speed > 0:
             progress["eta_s"] = remaining / speed
         self.heartbeat.publish(progress)
-
-
-class Window:
-    """What is summed up between two logging steps; nothing is read back from the device before the window closes.
-
-    Args:
-        device: Where the terms are.
-        counters: What the loader has done before.
-    """
-
-    def __init__(self, device: torch.device, counters: Counters) -> None:
-        self.waited = 0.0
-        self._started = time.perf_counter()
-        self._device = device
-        self._before = counters
-        self._steps = 0
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Add the terms of one step."""
-        self._steps += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-
-    def close(
-        self, ranks: Ranks, counters: Counters, agree: dict[str, float]
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """The window's metrics, and what all ranks bring to agree on; one reduction for all of it.
-
-        Args:
-            ranks: Those that meet here.
-            counters: What the loader has done by now.
-            agree: Numbers by name.
-
-        Returns:
-            Metrics: means over the window and all ranks, but the sums over all ranks of what was read; and the sums of
-            `agree` over all ranks.
-        """
-        elapsed = time.perf_counter() - self._started
-        done = counters - self._before
-        local = {
-            "time/step_s": elapsed / self._steps,
-            "time/data_wait": self.waited / elapsed,
-            "data/bytes_per_s": done.bytes_read / elapsed * ranks.world_size,
-            "data/decode_ms": 1e3 * done.decode_s / max(done.pictures, 1),
-            "data/retries": float(done.retries * ranks.world_size),
-            "data/replaced": float(done.replaced * ranks.world_size),
-            "data/loader_restarts": float(done.restarts * ranks.world_size),
-            **{name: value * ranks.world_size for name, value in agree.items()},
-        }
-        numbers = torch.tensor(list(local.values()), device=self._device, dtype=torch.float64)
-        terms = torch.stack(list(self._sums.values())).double() / self._steps
-        values: list[float] = ranks.mean(torch.cat([terms, numbers])).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(self._sums, values, strict=False)}
-        metrics |= dict(zip(local, values[len(self._sums) :], strict=True))
-        return metrics, {name: metrics.pop(name) for name in agree}
 
 
 def memory_gb(device: torch.device) -> float:

@@ -72,8 +72,13 @@ def test_a_run_keeps_records_result_and_checkpoints(shards: Path, probe: Path, t
         "train/local_relation",
         "health/rank_me",
         "time/data_wait",
+        "time/update",
     ):
         assert name in records[0]["metrics"], name
+    for record in records:
+        parts = [record["metrics"][f"time/{phase}"] for phase in ("views", "forward", "backward", "update")]
+        assert min(parts) > 0
+        assert sum(parts) < 1  # the rest is waiting
     progress = folder.progress()
     assert progress is not None
     assert (progress["phase"], progress["step"], progress["total_steps"]) == ("done", 24, 24)
