@@ -150,4 +150,4 @@ def _wait_for(moment: Moment) -> None:
 def _seconds(start: Moment, end: Moment) -> float:
     if isinstance(start, float) or isinstance(end, float):
         return float(end) - float(start)  # type: ignore[arg-type]  # a run has moments of one kind
-    return float(start.elapsed_time(end)) / 1e3  # type: ignore[no-untyped-call]
+    return float(start.elapsed_time(end)) / 1e3
