@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import ray
 
 from jobs.errors import UserError
-from jobs.spec import ScaleSpec
+from jobs.spec import RunSpec, ScaleSpec
 
+_ANSWER_S = 2.0
 _LOCAL_OBJECT_STORE_BYTES = 200 * 1024**2  # nothing large passes through it: pictures and checkpoints do not
 
 
 @contextlib.contextmanager
-def connected(scale: ScaleSpec) -> Iterator[None]:
+def connected(spec: RunSpec) -> Iterator[None]:
     """Connect, check that the cluster can hold the workers, and disconnect at the end.
 
     Raises:
@@ -24,6 +27,7 @@ def connected(scale: ScaleSpec) -> Iterator[None]:
     """
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths in a spec are relative to where the user stands
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "60")
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
         if address == "local":
@@ -41,23 +45,89 @@ def connected(scale: ScaleSpec) -> Iterator[None]:
             hint="Start it, correct RAY_ADDRESS, or unset it to train on this machine.",
         ) from error
     try:
-        _check_resources(scale, ray.cluster_resources())
+        _check_resources(spec, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
 
 
-def _check_resources(scale: ScaleSpec, there: dict[str, float]) -> None:
+@dataclass(frozen=True)
+class Hosts:
+    """The cluster's hosts that stay, for a run's workers.
+
+    Attributes:
+        room: Workers they can hold, were they otherwise idle.
+        free: Workers they can hold besides what is on them now.
+    """
+
+    room: int
+    free: int
+
+
+def hosts_at_hand(scale: ScaleSpec, *, reachable: bool = False) -> Hosts:
+    """Look at the cluster.
+
+    Args:
+        scale: What one worker needs.
+        reachable: Leave out hosts that do not answer: Ray takes a while to notice that one is gone.
+    """
+    leaving = _leaving()
+    idle = ray._private.state.available_resources_per_node()
+    room = free = 0
+    for node in ray.nodes():
+        holds = _holds(scale, node["Resources"])
+        if not node["Alive"] or not holds or node["NodeID"] in leaving:
+            continue
+        if reachable and not _answers(node["NodeManagerAddress"], node["NodeManagerPort"]):
+            continue
+        room += holds
+        free += _holds(scale, idle.get(node["NodeID"], {}))
+    return Hosts(room, free)
+
+
+def workers_must_leave() -> bool:
+    """Whether a host with workers of this job on it is about to be taken away."""
+    leaving = _leaving()
+    if not leaving:
+        return False
+    job = ray.get_runtime_context().get_job_id()
+    actors = ray._private.state.actors(job_id=ray.JobID.from_hex(job), actor_state_name="ALIVE")
+    return any(
+        actor["Address"]["NodeID"] in leaving and "TrainWorker" in actor["ActorClassName"] for actor in actors.values()
+    )
+
+
+def _leaving() -> set[str]:
+    # Ray has no public way to ask which nodes are being drained; its own Train asks like this.
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def _holds(scale: ScaleSpec, resources: dict[str, float]) -> int:
+    holds = int(resources.get("CPU", 0) // scale.cpus_per_worker)
+    if scale.gpus_per_worker:
+        holds = min(holds, int(resources.get("GPU", 0) // scale.gpus_per_worker))
+    return holds
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=_ANSWER_S):
+            return True
+    except OSError:
+        return False
+
+
+def _check_resources(spec: RunSpec, there: dict[str, float]) -> None:
+    scale, workers = spec.scale, spec.fewest_workers
     for kind, each, field in (
         ("CPU", scale.cpus_per_worker, "cpus_per_worker"),
         ("GPU", scale.gpus_per_worker, "gpus_per_worker"),
     ):
-        needed, available = scale.workers * each, int(there.get(kind, 0))
+        needed, available = workers * each, int(there.get(kind, 0))
         if needed > available:
-            fits = available // scale.workers
+            fits = available // workers
             change = f"--set scale.{field}={fits}" if fits or kind == "GPU" else f"--set scale.workers={available}"
             raise UserError(
-                f"the run needs {needed} {kind}s ({scale.workers} workers with {each} each), "
-                f"the cluster has {available}.",
+                f"the run needs {needed} {kind}s ({workers} workers with {each} each), the cluster has {available}.",
                 hint=f"Ask for less ({change}), or add nodes.",
             )

@@ -9,15 +9,8 @@ import logging
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import ray
-import ray.train
-import ray.train.torch
-import torch
 
 from jobs.cluster import connected
 from jobs.errors import RecoError
@@ -26,18 +19,15 @@ from jobs.reco import ReCo
 from jobs.run_folder import Outcome, RunFolder
 from jobs.spec import RunSpec, load_spec, to_yaml
 from jobs.spec.models import OUTSIDE_THE_HASH
-from jobs.storage import UnreachableError
+from jobs.supervisor import train
 from jobs.tracking.code import code_version
 from jobs.tracking.encoders import register_encoder
 from jobs.tracking.figures import training_curves
-from jobs.tracking.runs import MetricSender, TrackedRun, open_run
+from jobs.tracking.runs import TrackedRun, open_run
 from jobs.tracking.server import tracking_uri
 from jobs.training.checkpoint import Checkpoints
-from jobs.training.fence import FencedError
 from jobs.training.plan import Data, make_plan, method_config, open_data
 from jobs.training.probes import preprocessing
-from jobs.training.ranks import Ranks, pick_device
-from jobs.training.run import run
 
 _log = logging.getLogger("reco.pretrain")
 _EXAMPLES = 3  # of bad pictures that MLflow shows without opening the list
@@ -74,7 +64,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
     plan = make_plan(spec, data.train)
     _log.info("%s", plan)
     folder.write_progress({"phase": "starting", "step": 0, "plan": str(plan)})
-    with connected(spec.scale):
+    with connected(spec):
         uri = tracking_uri(home)
         tracked = open_run(
             uri,
@@ -87,7 +77,8 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
         )
         try:
             try:
-                results = _train(spec, folder, tracked)
+                with _stop_on_signal(folder):
+                    results = train(spec, folder, tracked)
             finally:
                 _log_attempt(folder, tracked)
                 _log_quarantine(folder, tracked)
@@ -106,93 +97,6 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
         "model": model,
         "tracking_url": tracked.url,
     }
-
-
-def _train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, float] | None:
-    """Place the workers and wait for them; None when the run was asked to stop."""
-    with tempfile.TemporaryDirectory(prefix="reco-ray-") as notes:
-        return _train_with_notes(spec, folder, tracked, notes)
-
-
-def _train_with_notes(spec: RunSpec, folder: RunFolder, tracked: TrackedRun, notes: str) -> dict[str, float] | None:
-    trainer = ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config={"spec": spec.model_dump_json(), "url": folder.url, "tracked": tracked},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=spec.scale.workers,
-            use_gpu=spec.scale.gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": spec.scale.cpus_per_worker,
-                **({"GPU": spec.scale.gpus_per_worker} if spec.scale.gpus_per_worker else {}),
-            },
-        ),
-        # Ray is handed no checkpoint, since the run's folder is the truth; what it notes for itself dies with the
-        # attempt. Not in the run's folder: pyarrow, which Ray writes with, makes folder marks that not every S3
-        # server takes.
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=notes,
-            failure_config=ray.train.FailureConfig(max_failures=spec.scale.max_restarts, controller_failure_limit=3),
-        ),
-    )
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # noqa: BLE001 (handed to the waiting thread, which raises it)
-            failure.append(error)
-
-    # Ray answers Ctrl-C by abandoning its workers, but only in the main thread: so it is given another one, and here
-    # the first signal asks the run to save and stop.
-    waiting = threading.Thread(target=fit, name="ray-train")
-    with _stop_on_signal(folder):
-        waiting.start()
-        while waiting.is_alive():
-            waiting.join(0.5)
-    if (permanent := folder.failure()) is not None:
-        raise permanent from (failure[0] if failure else None)
-    if failure:
-        raise RecoError(
-            f"training of run {folder.run_id} failed after {spec.scale.max_restarts} restarts: {_cause(failure[0])}",
-            hint="The log above has the workers' tracebacks; the same --run-id continues from the last checkpoint.",
-        ) from failure[0]
-    return folder.result()
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """One rank: what every worker of the cluster runs."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    spec = RunSpec.model_validate_json(config["spec"])
-    url, run_id = config["url"].rsplit("/", 1)
-    folder = RunFolder(url, run_id)
-    if (permanent := folder.failure()) is not None:
-        raise permanent  # a restart would only meet it again
-    context = ray.train.get_context()
-    torch.set_num_threads(spec.scale.cpus_per_worker)
-    ranks = Ranks(context.get_world_rank(), context.get_world_size(), pick_device(context.get_local_rank()))
-    with contextlib.ExitStack() as stack:
-        sender = None
-        if ranks.is_first:
-            tracked: TrackedRun = config["tracked"]
-            # Named by MLflow's id: a run of the same name on another server must not find this one's unsent records.
-            spool = Path(tempfile.gettempdir()) / "reco" / f"{tracked.mlflow_run_id}.jsonl"
-            tracked.refresh_high_water()  # an earlier attempt of these workers may have logged
-            sender = MetricSender(tracked, spool=spool)
-            stack.callback(sender.close, timeout=60.0)
-        try:
-            run(spec, folder=folder, ranks=ranks, recorder=sender)
-        except UnreachableError:
-            raise  # not the run's failure: the storage may come back
-        except FencedError:
-            # Nor is this: a newer attempt is at work, which logs these steps itself.
-            stack.pop_all()
-            if sender is not None:
-                sender.close(timeout=0.0)
-            raise
-        except RecoError as error:
-            folder.write_failure(error)
-            raise
 
 
 def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, results: dict[str, float]) -> str:
@@ -291,13 +195,6 @@ def _prose(spec: RunSpec, *, pictures: int) -> str:
         f"A {spec.encoder.name} of width {spec.encoder.width}, pretrained without labels by {method} on {pictures:,} "
         f"pictures for {spec.train.epochs} epochs at {spec.data.image_size} pixels."
     )
-
-
-def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _parse() -> argparse.Namespace:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from jobs.errors import RecoError, UserError
 from jobs.spec import RunSpec, parse_spec, to_yaml
 from jobs.storage import Storage, open_storage
 
+Pause = Literal["drain", "resize"]
+"""Why workers are to save and return though the run goes on: a host is about to leave, or more workers would fit."""
+
 
 class Progress(TypedDict, total=False):
     """How far a run is; written by its first rank, read by whoever watches.
 
-    `phase` is starting, training, probing, finishing, done or stopped; `eta_s` is in seconds, `memory_gb` in 10⁹ bytes,
-    `data_wait` a fraction of the time, `plan` a line that is there while a run is starting.
+    `phase` is starting, waiting for hosts, training, probing, finishing, done or stopped; `eta_s` is in seconds,
+    `memory_gb` in 10⁹ bytes, `data_wait` a fraction of the time, `plan` a line that is there while a run is starting.
     """
 
     phase: str
@@ -175,7 +178,7 @@ class RunFolder:
 
     def begin_attempt(self) -> None:
         """Forget how an earlier attempt ended and whether somebody asked it to stop."""
-        for key in ("outcome.json", "failure.json", "stop", "progress.json"):
+        for key in ("outcome.json", "failure.json", "stop", "pause", "progress.json"):
             if self.storage.exists(key):
                 self.storage.delete(key)
 
@@ -186,3 +189,16 @@ class RunFolder:
     def stop_requested(self) -> bool:
         """Whether somebody asked the run to stop."""
         return self.storage.exists("stop")
+
+    def request_pause(self, reason: Pause) -> None:
+        """Ask the workers to save and return, to be placed anew."""
+        self.storage.write("pause", reason.encode())
+
+    def pause_requested(self) -> bool:
+        """Whether the workers are asked to save and return."""
+        return self.storage.exists("pause")
+
+    def clear_pause(self) -> None:
+        """The workers have returned."""
+        if self.pause_requested():
+            self.storage.delete("pause")

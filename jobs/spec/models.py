@@ -214,10 +214,14 @@ class ScaleSpec(Section):
     """What the run is carried out on; changes neither the mathematics nor the hash."""
 
     workers: Count = Field(default=1, description="Worker processes; must divide method.groups.")
+    min_workers: Count | None = Field(
+        default=None,
+        description="Fewest workers the run goes on with when hosts are lost; null waits until all fit again.",
+    )
     gpus_per_worker: Natural = Field(default=1, description="GPUs per worker; 0 trains on the CPU.")
     cpus_per_worker: Count = Field(default=4, description="CPU cores per worker, for training and decoding together.")
     max_restarts: Natural = Field(
-        default=3, description="Restarts from the last checkpoint after a failure before the run gives up."
+        default=3, description="Failures in a row, without a new checkpoint between, before the run gives up."
     )
     cache_folder: Text | None = Field(
         default=None,
@@ -286,6 +290,16 @@ class RunSpec(Section):
         if broken:
             raise ValueError("; ".join(f"{rule.path}: {message}" for rule, message in broken))
         return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers below which the run waits rather than go on."""
+        return self.scale.workers if self.scale.min_workers is None else self.scale.min_workers
+
+    def workers_that_fit(self, room: int) -> int:
+        """The most workers the run may have where `room` can be placed; 0 where it must wait."""
+        counts = range(self.fewest_workers, min(self.scale.workers, room) + 1)
+        return max((count for count in counts if self.method.groups % count == 0), default=0)
 
     @property
     def lanes(self) -> int:

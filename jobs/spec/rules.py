@@ -61,6 +61,13 @@ def _workers_divide_groups(workers: int, groups: int) -> str | None:
     )
 
 
+@rule("scale.min_workers", "scale.workers")
+def _fewest_are_not_more(min_workers: int | None, workers: int) -> str | None:
+    if min_workers is None or min_workers <= workers:
+        return None
+    return f"{min_workers} is more than scale.workers {workers}"
+
+
 @rule("data.lanes", "method.groups")
 def _groups_divide_lanes(lanes: int | None, groups: int) -> str | None:
     if lanes is None or lanes % groups == 0:

@@ -57,7 +57,7 @@ class Heartbeat:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody asked the run to stop."""
+        """Whether somebody asked the workers to save and return."""
         return self._stop.is_set()
 
     def request_stop(self) -> None:
@@ -87,7 +87,7 @@ class Heartbeat:
                 self._note(error)
             self._write()
             try:
-                if self._folder.stop_requested():
+                if self._folder.stop_requested() or self._folder.pause_requested():
                     self._stop.set()
             except (RecoError, OSError) as error:
                 self._note(error)

@@ -14,12 +14,17 @@ from pathlib import Path
 
 _BRIDGE = "reco0"
 _SUBNET = "10.213.7"
+_CHECKOUT = Path(__file__).parents[2]
 _INSIDE = """
 set -e
 hostname "$1"
-mount --bind "$2" /tmp
+case "$4" in /tmp/*) # the checkout stays where it is, though /tmp is the host's own
+    mkdir -p "$2/${4#/tmp/}"
+    mount --bind "$4" "$2/${4#/tmp/}" ;;
+esac
+mount --rbind "$2" /tmp
 mount --bind "$3" /etc/hosts
-shift 3
+shift 4
 exec "$@"
 """
 
@@ -88,16 +93,29 @@ class Host:
             with contextlib.suppress(OSError), socket.create_connection((self.address, port), timeout=1):
                 return
             time.sleep(0.1)
-        raise AssertionError(f"nothing listens on {self.name}:{port}")
+        logs = "\n".join(path.read_text()[-2000:] for path in self._folder.glob("*.log"))
+        raise AssertionError(f"nothing listens on {self.name}:{port}\n{logs}")
 
     def kill(self) -> None:
         """End every process of the host at once, as a power cut does."""
-        pids = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True, check=False)
-        for pid in map(int, pids.stdout.split()):
+        for pid in self._pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         for process in self._processes:
             process.wait()
+
+    def kill_one(self, words: str) -> bool:
+        """End one process whose command line has these words; whether there was one."""
+        for pid in self._pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if words in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode():
+                    os.kill(pid, 9)
+                    return True
+        return False
+
+    def _pids(self) -> list[int]:
+        pids = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in pids.stdout.split()]
 
     def unplug(self) -> None:
         """Cut its link; processes go on."""
@@ -114,8 +132,8 @@ class Host:
         subprocess.run(["ip", "netns", "del", self._namespace], capture_output=True, check=False)
 
     def _command(self, command: str) -> list[str]:
-        names = self._folder.parent / "hosts"
-        inside = ["unshare", "-m", "-u", "sh", "-c", _INSIDE, "sh", self.name, str(self._folder / "tmp"), str(names)]
+        given = [self.name, self._folder / "tmp", self._folder.parent / "hosts", _CHECKOUT]
+        inside = ["unshare", "-m", "-u", "sh", "-c", _INSIDE, "sh", *map(str, given)]
         return ["ip", "netns", "exec", self._namespace, *inside, *shlex.split(command)]
 
     def _output(self, log: str) -> dict[str, object]:

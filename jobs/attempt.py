@@ -1,0 +1,149 @@
+"""One attempt of a run on Ray Train: a fixed number of workers, placed once and never restarted by Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray.train
+import ray.train.torch
+import torch
+
+from jobs.errors import RecoError
+from jobs.run_folder import RunFolder
+from jobs.spec import RunSpec
+from jobs.storage import UnreachableError
+from jobs.tracking.runs import MetricSender, TrackedRun
+from jobs.training.fence import FencedError
+from jobs.training.ranks import Ranks, pick_device
+from jobs.training.run import run
+
+
+class Attempt:
+    """Workers under way.
+
+    Ray answers Ctrl-C by abandoning its workers, but only in the main thread: so it is given another one.
+
+    Args:
+        spec: What to train.
+        folder: The run's folder.
+        tracked: The run in MLflow.
+        workers: How many; they are placed as soon as the cluster has the resources.
+
+    Attributes:
+        workers: As given.
+        error: What ended it, once it is over; None where the workers returned.
+    """
+
+    def __init__(self, spec: RunSpec, folder: RunFolder, tracked: TrackedRun, *, workers: int) -> None:
+        self.workers = workers
+        self.error: BaseException | None = None
+        self._arguments = {"spec": spec.model_dump_json(), "url": folder.url, "tracked": tracked}
+        self._resources = {"CPU": spec.scale.cpus_per_worker}
+        if spec.scale.gpus_per_worker:
+            self._resources["GPU"] = spec.scale.gpus_per_worker
+        self._thread = threading.Thread(target=self._fit, name="ray-train")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._thread.join()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, no longer than so many seconds; whether it came."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def outside_the_run(self) -> bool:
+        """Whether what ended it says nothing of the run: it could not be placed, or its storage did not answer."""
+        if isinstance(self.error, ray.train.ControllerError):
+            return "WorkerGroupStartup" in type(self.error.controller_failure).__name__
+        return any(isinstance(cause, UnreachableError) for cause in _causes(self.error))
+
+    @property
+    def cause(self) -> str:
+        """What ended it, in a line."""
+        causes = [line for cause in _causes(self.error) for line in str(cause).splitlines()[-1:]]
+        # A rank that failed by itself says more than those that lost their connection to it.
+        own = [line for line in causes if "onnection" not in line]
+        return (own or causes or ["unknown"])[0].strip()
+
+    def _fit(self) -> None:
+        # Ray is handed no checkpoint, since the run's folder is the truth; what it notes for itself dies with the
+        # attempt. Not in the run's folder: pyarrow, which Ray writes with, makes folder marks that not every S3
+        # server takes.
+        with tempfile.TemporaryDirectory(prefix="reco-ray-", ignore_cleanup_errors=True) as notes:
+            trainer = ray.train.torch.TorchTrainer(
+                _worker,
+                train_loop_config=self._arguments,
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=self.workers,
+                    use_gpu="GPU" in self._resources,
+                    resources_per_worker=self._resources,
+                ),
+                run_config=ray.train.RunConfig(
+                    name="ray",
+                    storage_path=notes,
+                    failure_config=ray.train.FailureConfig(
+                        max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                    ),
+                ),
+            )
+            try:
+                trainer.fit()
+            except BaseException as error:  # noqa: BLE001 (kept for the thread that waits)
+                self.error = error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One rank: what every worker of the cluster runs."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    spec = RunSpec.model_validate_json(config["spec"])
+    url, run_id = config["url"].rsplit("/", 1)
+    folder = RunFolder(url, run_id)
+    context = ray.train.get_context()
+    torch.set_num_threads(spec.scale.cpus_per_worker)
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), pick_device(context.get_local_rank()))
+    with contextlib.ExitStack() as stack:
+        sender = None
+        if ranks.is_first:
+            tracked: TrackedRun = config["tracked"]
+            # Named by MLflow's id: a run of the same name on another server must not find this one's unsent records.
+            spool = Path(tempfile.gettempdir()) / "reco" / f"{tracked.mlflow_run_id}.jsonl"
+            tracked.refresh_high_water()  # an earlier attempt may have logged
+            sender = MetricSender(tracked, spool=spool)
+            stack.callback(sender.close, timeout=60.0)
+        try:
+            run(spec, folder=folder, ranks=ranks, recorder=sender)
+        except UnreachableError:
+            raise  # not the run's failure: the storage may come back
+        except FencedError:
+            # Nor is this: a newer attempt is at work, which logs these steps itself.
+            stack.pop_all()
+            if sender is not None:
+                sender.close(timeout=0.0)
+            raise
+        except RecoError as error:
+            folder.write_failure(error)
+            raise
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """What the workers failed with, by rank; the error itself where it is of no worker."""
+    if isinstance(error, ray.train.WorkerGroupError):
+        found: list[BaseException] = [each for _, each in sorted(error.worker_failures.items())]
+    else:
+        found = [] if error is None else [error]
+    # Ray hands what user code raised in a wrapper that shows its traceback.
+    return [getattr(each, "_base_exc", each) for each in found]
