@@ -55,6 +55,18 @@ class Outcome(TypedDict, total=False):
     tracking_url: str
 
 
+class Stall(TypedDict):
+    """A rank that made no progress: where it stood, and the stacks of its threads."""
+
+    rank: int
+    host: str
+    pid: int
+    step: int
+    phase: str
+    seconds: float
+    stacks: str
+
+
 class RunFolder:
     """Names and reads what a run keeps. Everything is written whole, so a reader never sees half of it.
 
@@ -175,6 +187,15 @@ class RunFolder:
         error = RecoError(failure["error"], hint=failure["hint"])
         error.exit_code = failure["exit_code"]
         return error
+
+    def write_stall(self, stall: Stall) -> None:
+        """Keep where a rank stood when it made no progress."""
+        key = f"stalls/step-{stall['step']:012d}-rank-{stall['rank']:05d}-{stall['host']}-{stall['pid']}.json"
+        self.storage.write(key, json.dumps(stall, indent=1).encode())
+
+    def stalls(self) -> list[Stall]:
+        """Every stall of the run, in order of steps."""
+        return [json.loads(self.storage.read(stored.key)) for stored in self.storage.list("stalls/")]
 
     def begin_attempt(self) -> None:
         """Forget how an earlier attempt ended and whether somebody asked it to stop."""

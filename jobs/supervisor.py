@@ -13,10 +13,11 @@ import time
 from jobs.attempt import Attempt
 from jobs.cluster import hosts_at_hand, workers_must_leave
 from jobs.errors import RecoError
-from jobs.run_folder import Pause, RunFolder
+from jobs.run_folder import Pause, RunFolder, Stall
 from jobs.spec import RunSpec
 from jobs.tracking.runs import TrackedRun
-from jobs.training.checkpoint import Checkpoints
+from jobs.training.manifest import list_manifests
+from jobs.training.watchdog import described
 
 _log = logging.getLogger("reco.supervisor")
 
@@ -32,6 +33,7 @@ def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, fl
         RecoError: The run has failed for good, or more often than the spec allows without a new checkpoint between.
     """
     restarts = Restarts(spec.scale.max_restarts)
+    known = folder.stalls()
     while True:
         workers = _wait_for_room(spec, folder)
         if workers is None:
@@ -48,16 +50,19 @@ def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, fl
                 return None
             _log.info("saved to go on without the hosts that leave" if pause == "drain" else "saved to go on with more")
             continue
-        step = _newest_checkpoint(spec, folder)
+        step = max((manifest.step for manifest in list_manifests(folder.storage)), default=0)
+        stalls = folder.stalls()
+        cause = _cause(attempt, [stall for stall in stalls if stall not in known])
+        known = stalls
         wait = restarts.failed(step, outside=attempt.outside_the_run)
         if wait is None:
             raise RecoError(
-                f"training of run {folder.run_id} failed after {restarts.allowed} restarts: {attempt.cause}",
+                f"training of run {folder.run_id} failed after {restarts.allowed} restarts: {cause}",
                 hint="The log above has the workers' tracebacks; the same --run-id continues from the last checkpoint.",
             ) from attempt.error
         if folder.stop_requested():
             return None
-        _log.warning("an attempt failed (%s); going on from step %d in %.0f s", attempt.cause, step, wait)
+        _log.warning("an attempt failed (%s); going on from step %d in %.0f s", cause, step, wait)
         time.sleep(wait)
 
 
@@ -138,6 +143,8 @@ def _watch(spec: RunSpec, folder: RunFolder, attempt: Attempt) -> Pause | None:
     return asked
 
 
-def _newest_checkpoint(spec: RunSpec, folder: RunFolder) -> int:
-    kept = Checkpoints(folder.storage, keep=spec.checkpoint.keep).list()
-    return kept[0].step if kept else 0
+def _cause(attempt: Attempt, stalls: list[Stall]) -> str:
+    """What ended an attempt, in a line; of ranks that stalled, the one that got least far: the others waited for it."""
+    if not stalls:
+        return attempt.cause
+    return described(min(stalls, key=lambda stall: (stall["step"], -stall["seconds"])))

@@ -223,6 +223,10 @@ class ScaleSpec(Section):
     max_restarts: Natural = Field(
         default=3, description="Failures in a row, without a new checkpoint between, before the run gives up."
     )
+    stall_minutes: Positive = Field(
+        default=30.0,
+        description="Minutes without progress after which a worker says where it stands and is started again.",
+    )
     cache_folder: Text | None = Field(
         default=None,
         description="Folder on each host's local disk that keeps shards for the epochs to come; null keeps none.",

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,32 +15,13 @@ import torch
 from jobs.errors import RecoError
 from jobs.storage import Storage
 from jobs.training.fence import Fence
+from jobs.training.manifest import PREFIX, Manifest, folder_of, list_manifests
 
 _log = logging.getLogger(__name__)
-_PREFIX = "checkpoints/"
 
 
 class CheckpointError(RecoError):
     """A checkpoint exists and cannot be used."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint is.
-
-    Attributes:
-        step: Steps completed.
-        size: Bytes of the state.
-        sha256: Hash of the state's bytes.
-        spec_hash: Hash of the spec it belongs to.
-        dataset_hash: Hash of the index of the data it was trained on.
-    """
-
-    step: int
-    size: int
-    sha256: str
-    spec_hash: str
-    dataset_hash: str
 
 
 class Checkpoints:
@@ -67,24 +48,17 @@ class Checkpoints:
         torch.save(state, buffer)
         data = buffer.getvalue()
         manifest = Manifest(step, len(data), hashlib.sha256(data).hexdigest(), spec_hash, dataset_hash)
-        self._storage.write(f"{_folder(step)}/state.pt", data)
+        self._storage.write(f"{folder_of(step)}/state.pt", data)
         if self._fence is not None:
             self._fence.check()  # as late as can be: a large state takes a while to write
-        self._storage.write(f"{_folder(step)}/manifest.json", json.dumps(asdict(manifest)).encode())
+        self._storage.write(f"{folder_of(step)}/manifest.json", json.dumps(asdict(manifest)).encode())
         for old in self.list()[self._keep :]:
             self._delete(old.step)
         return manifest
 
     def list(self) -> list[Manifest]:
         """The checkpoints that have a manifest, newest first."""
-        manifests = []
-        for stored in self._storage.list(_PREFIX):
-            if stored.key.endswith("/manifest.json"):
-                try:
-                    manifests.append(Manifest(**json.loads(self._storage.read(stored.key))))
-                except (ValueError, TypeError) as error:
-                    _log.warning("%s/%s is damaged and left out: %s", self._storage.url, stored.key, error)
-        return sorted(manifests, key=lambda manifest: -manifest.step)
+        return list_manifests(self._storage)
 
     def load(self, step: int) -> dict[str, Any]:
         """The state of the checkpoint of a step, on the CPU.
@@ -95,7 +69,7 @@ class Checkpoints:
         for manifest in self.list():
             if manifest.step == step:
                 return self._read(manifest)
-        raise CheckpointError(f"{self._storage.url}/{_folder(step)} is gone.", hint="Continue the run once more.")
+        raise CheckpointError(f"{self._storage.url}/{folder_of(step)} is gone.", hint="Continue the run once more.")
 
     def load_newest(self, *, spec_hash: str, dataset_hash: str) -> tuple[Manifest, dict[str, Any]] | None:
         """The newest checkpoint that is whole, on the CPU, or None where there is none.
@@ -111,7 +85,7 @@ class Checkpoints:
             ):
                 if expected != found:
                     raise CheckpointError(
-                        f"checkpoint {self._storage.url}/{_folder(manifest.step)} was made with another {what} "
+                        f"checkpoint {self._storage.url}/{folder_of(manifest.step)} was made with another {what} "
                         f"({found}, now {expected}).",
                         hint="Continue with the spec and the data the run was started with, or start a new run.",
                     )
@@ -123,13 +97,13 @@ class Checkpoints:
                 )
         if manifests:
             raise CheckpointError(
-                f"all {len(manifests)} checkpoints in {self._storage.url}/{_PREFIX} are damaged.",
+                f"all {len(manifests)} checkpoints in {self._storage.url}/{PREFIX} are damaged.",
                 hint="Start a new run, or restore that folder.",
             )
         return None
 
     def _read(self, manifest: Manifest) -> dict[str, Any]:
-        key = f"{_folder(manifest.step)}/state.pt"
+        key = f"{folder_of(manifest.step)}/state.pt"
         data = self._storage.read(key)
         if hashlib.sha256(data).hexdigest() != manifest.sha256:
             raise CheckpointError(f"{self._storage.url}/{key} is not what its manifest says: {len(data)} bytes.")
@@ -139,8 +113,4 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         # The manifest goes first: a checkpoint without one does not exist, one without a state would be damaged.
         for name in ("manifest.json", "state.pt"):
-            self._storage.delete(f"{_folder(step)}/{name}")
-
-
-def _folder(step: int) -> str:
-    return f"{_PREFIX}step-{step:012d}"
+            self._storage.delete(f"{folder_of(step)}/{name}")

@@ -23,10 +23,11 @@ class Evaluation:
         spec: The run.
         data: Its data sets.
         ranks: This process among those that share the work.
+        progress: Called before each pass over a data set.
     """
 
-    def __init__(self, spec: RunSpec, data: Data, *, ranks: Ranks) -> None:
-        self._spec, self._data, self._ranks = spec, data, ranks
+    def __init__(self, spec: RunSpec, data: Data, *, ranks: Ranks, progress: Callable[[], None]) -> None:
+        self._spec, self._data, self._ranks, self._progress = spec, data, ranks, progress
 
     @property
     def k(self) -> int:
@@ -97,6 +98,7 @@ class Evaluation:
         return self._spec.data.image_size
 
     def _embed(self, encoder: Callable[[Tensor], Tensor], dataset: Opened, size: int | None = None) -> Tensor:
+        self._progress()
         return probes.embed_everywhere(
             encoder,
             self._data.loader,

@@ -7,6 +7,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ from jobs.training.plan import Data, Plan, make_plan, method_config, train_detai
 from jobs.training.quarantine import Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import Recorder
-from jobs.training.timing import Window
+from jobs.training.timing import PHASES, Phase, Window
+from jobs.training.watchdog import Watchdog
 from jobs.views import Views
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Trainer:
         folder: Where the run keeps what it makes.
         ranks: This process among those that train together.
         heartbeat: The way to and from whoever watches; used by the first rank only.
+        watchdog: Told how far this rank is.
         recorder: Where metrics go besides the run's folder; used by the first rank only.
         fence: This attempt's right to write; the first rank's.
     """
@@ -66,6 +69,7 @@ class Trainer:
     folder: RunFolder
     checkpoints: Checkpoints
     heartbeat: Heartbeat
+    watchdog: Watchdog
     recorder: Recorder
     fence: Fence | None
     window: Window
@@ -78,6 +82,7 @@ class Trainer:
         folder: RunFolder,
         ranks: Ranks,
         heartbeat: Heartbeat,
+        watchdog: Watchdog,
         recorder: Recorder,
         fence: Fence | None,
     ) -> None:
@@ -100,10 +105,11 @@ class Trainer:
             weight_decay=spec.optimizer.weight_decay,
             fused=True,
         )
-        self.folder, self.heartbeat, self.recorder, self.fence = folder, heartbeat, recorder, fence
+        self.folder, self.recorder, self.fence = folder, recorder, fence
+        self.heartbeat, self.watchdog = heartbeat, watchdog
         self.checkpoints = Checkpoints(folder.storage, keep=spec.checkpoint.keep, fence=fence)
         self.quarantine = Quarantine(folder, rank=ranks.rank, samples=len(data.train), allowed=spec.data.bad_pictures)
-        self.evaluation = Evaluation(spec, data, ranks=ranks)
+        self.evaluation = Evaluation(spec, data, ranks=ranks, progress=lambda: watchdog.enter("probing", self.step))
         self.step = 0
         self.resumed_from = 0
         self.records: list[Record] = []
@@ -137,7 +143,7 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        passed = self.window.phases.passed
+        passed = self.passed
         passed("wait")
         views = self.make_views(ready)
         passed("views")
@@ -154,6 +160,11 @@ class Trainer:
         self.step += 1
         self.last_output = output
         return output.terms
+
+    def passed(self, phase: Phase) -> None:
+        """A phase of a step has ended, and the next one begins."""
+        self.window.phases.passed(phase)
+        self.watchdog.enter(PHASES[(PHASES.index(phase) + 1) % len(PHASES)], self.step)
 
     @torch.no_grad()
     def make_views(self, ready: DeviceBatch) -> StepViews:
@@ -190,6 +201,7 @@ class Trainer:
 
         Ranks agree on saving and stopping by the same reduction that averages the metrics.
         """
+        self.watchdog.enter("logging", self.step)
         self.heartbeat.check_fence()
         epoch = (self.step - 1) // self.plan.steps_per_epoch
         metrics, agreed = self.window.close(
@@ -204,12 +216,7 @@ class Trainer:
         self.quarantine.check(round(agreed["bad"]), epoch)
         save, stop = agreed["save"], agreed["stop"]
         if not math.isfinite(metrics["train/loss"]):
-            kept = f"the last good checkpoint is that of step {self.pace.last_saved}"
-            raise DivergedError(
-                f"the loss became {metrics['train/loss']} by step {self.step}; "
-                f"{kept if self.pace.last_saved else 'no checkpoint was written before'}.",
-                hint="Lower optimizer.lr or raise method.temperature, and start a new run.",
-            )
+            self.give_up(metrics)
         metrics["train/learning_rate"] = self.learning_rate()
         metrics["time/pictures_per_s"] = self.spec.train.global_batch_size / metrics["time/step_s"]
         metrics |= self.measure_health(metrics)
@@ -225,6 +232,22 @@ class Trainer:
             self.save()
         self.window = Window(self.ranks.device, self.stream.counters)
         return stop > 0 and self.step < self.plan.total_steps
+
+    def give_up(self, metrics: dict[str, float]) -> NoReturn:
+        """End a run whose loss is no number, on all ranks.
+
+        Raises:
+            DivergedError: With the step at which it began, the terms it began in, and what was saved before.
+        """
+        step = self.ranks.least(self.step - self.window.steps + self.window.finite_steps + 1)
+        terms = [name for name in ("contrast", "global_relation", "local_relation") if f"train/{name}" in metrics]
+        broken = [name for name in terms if not math.isfinite(metrics[f"train/{name}"])]
+        kept = f"the last good checkpoint is that of step {self.pace.last_saved}"
+        raise DivergedError(
+            f"the loss became {metrics['train/loss']} at step {step} ({', '.join(broken)}); "
+            f"{kept if self.pace.last_saved else 'no checkpoint was written before'}.",
+            hint="Lower optimizer.lr or raise method.temperature, and start a new run.",
+        )
 
     def measure_health(self, metrics: dict[str, float]) -> dict[str, float]:
         """Label-free health from this step's keys and the filled part of the queue, on the first rank."""
@@ -247,6 +270,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint and the records that led to it; all ranks take part."""
+        self.watchdog.enter("saving", self.step)
         with self.pace.saving(self.step):
             self.ranks.average_batch_statistics(self.model)
             self.quarantine.write()

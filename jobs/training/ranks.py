@@ -52,6 +52,13 @@ class Ranks:
         """A number of the first rank, on every rank."""
         return int(self.total(torch.tensor(number if self.is_first else 0, device=self.device)))
 
+    def least(self, number: int) -> int:
+        """The smallest of all ranks' numbers, on every rank."""
+        least = torch.tensor(number, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(least, dist.ReduceOp.MIN)
+        return int(least)
+
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
         """The rows of all ranks one after the other, where each holds its `share` of `count`."""
         if self.world_size == 1:

@@ -14,6 +14,7 @@ from jobs.training.numerics import set_numerics
 from jobs.training.plan import decoding_threads, open_data
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import NoRecorder, Recorder
+from jobs.training.watchdog import Watchdog
 
 
 def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | None = None) -> dict[str, float] | None:
@@ -32,6 +33,7 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
     fence = Fence.take(folder.storage, {"workers": ranks.world_size, **numerics}) if ranks.is_first else None
     heartbeat = Heartbeat(folder, fence=fence)
     with (
+        Watchdog(folder, rank=ranks.rank, limit_s=60 * spec.scale.stall_minutes) as watchdog,
         LoaderProcess(threads=decoding_threads(spec), cache=spec.scale.cache) as loader,
         heartbeat if ranks.is_first else nullcontext(),
     ):
@@ -42,6 +44,7 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
             folder=folder,
             ranks=ranks,
             heartbeat=heartbeat,
+            watchdog=watchdog,
             recorder=recorder or NoRecorder(),
             fence=fence,
         )

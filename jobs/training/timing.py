@@ -77,10 +77,12 @@ class Window:
     Attributes:
         waited: Seconds this process waited for pictures.
         phases: Where the time of its steps goes.
+        steps: How many were added.
     """
 
     waited: float
     phases: Phases
+    steps: int
 
     def __init__(self, device: torch.device, counters: Counters) -> None:
         self.waited = 0.0
@@ -88,14 +90,21 @@ class Window:
         self._started = time.perf_counter()
         self._device = device
         self._before = counters
-        self._steps = 0
+        self.steps = 0
+        self._finite = torch.zeros((), dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Add the terms of one step."""
-        self._steps += 1
+        """Add the terms of one step, `loss` among them."""
+        self._finite += terms["loss"].isfinite() & (self._finite == self.steps)
+        self.steps += 1
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+
+    @property
+    def finite_steps(self) -> int:
+        """Steps before the first whose loss was no number; waits for the device."""
+        return int(self._finite)
 
     def close(
         self, ranks: Ranks, counters: Counters, agree: dict[str, float]
@@ -114,7 +123,7 @@ class Window:
         elapsed = time.perf_counter() - self._started
         done = counters - self._before
         local = {
-            "time/step_s": elapsed / self._steps,
+            "time/step_s": elapsed / self.steps,
             "time/data_wait": self.waited / elapsed,
             **{f"time/{phase}": part for phase, part in self.phases.fractions().items() if phase != "wait"},
             "data/bytes_per_s": done.bytes_read / elapsed * ranks.world_size,
@@ -125,7 +134,7 @@ class Window:
             **{name: value * ranks.world_size for name, value in agree.items()},
         }
         numbers = torch.tensor(list(local.values()), device=self._device, dtype=torch.float64)
-        terms = torch.stack(list(self._sums.values())).double() / self._steps
+        terms = torch.stack(list(self._sums.values())).double() / self.steps
         values: list[float] = ranks.mean(torch.cat([terms, numbers])).tolist()
         metrics = {f"train/{name}": value for name, value in zip(self._sums, values, strict=False)}
         metrics |= dict(zip(local, values[len(self._sums) :], strict=True))

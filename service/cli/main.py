@@ -18,6 +18,8 @@ from service.cli.doctor import doctor
 from service.cli.embed import embed
 from service.cli.models import app as models
 from service.cli.pretrain import pretrain
+from service.cli.runs import app as runs
+from service.cli.runs import stop
 from service.cli.spec import app as spec
 from service.cli.tracking import app as tracking
 
@@ -85,7 +87,9 @@ def reco(
 
 
 app.command()(pretrain)
+app.command()(stop)
 app.command()(embed)
+app.add_typer(runs, name="runs")
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.add_typer(spec, name="spec")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -71,10 +72,10 @@ class Cluster:
         )
         head.await_port(6379)
 
-    def start_worker(self, name: str) -> None:
-        """A host with one CPU joins Ray."""
+    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
+        """A host with one CPU joins Ray; the process ends when Ray no longer knows the host."""
         host = self.hosts[name]
-        host.start(
+        return host.start(
             f"{program('ray')} start --address {self.environment['RAY_ADDRESS']} --node-ip-address {host.address} "
             f"--num-cpus 1 {_OBJECT_STORE} --block",
             self._without_address,
@@ -116,8 +117,8 @@ def cluster() -> Iterator[Cluster]:
         cluster = Cluster(hosts, _environment(hosts, folder), folder)
         cluster.start_storage()
         cluster.start_head()
-        cluster.start_worker("one")
-        cluster.start_worker("two")
+        for name in ("one", "two"):
+            cluster.start_worker(name)
         cluster.start_tracking()
         cluster.await_nodes("head", "one", "two")
         yield cluster

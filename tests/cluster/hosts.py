@@ -106,16 +106,24 @@ class Host:
 
     def kill_one(self, words: str) -> bool:
         """End one process whose command line has these words; whether there was one."""
-        for pid in self._pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if words in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode():
-                    os.kill(pid, 9)
-                    return True
+        for pid in self._pids(words):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+                return True
         return False
 
-    def _pids(self) -> list[int]:
+    def runs(self, words: str) -> bool:
+        """Whether a process whose command line has these words is alive."""
+        return bool(self._pids(words))
+
+    def _pids(self, words: str = "") -> list[int]:
         pids = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True, check=False)
-        return [int(pid) for pid in pids.stdout.split()]
+        found = []
+        for pid in pids.stdout.split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if words in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode():
+                    found.append(int(pid))
+        return found
 
     def unplug(self) -> None:
         """Cut its link; processes go on."""

@@ -139,9 +139,16 @@ def kill_a_host_that_comes_back(job: Job) -> None:
 
 
 def cut_a_link(job: Job) -> None:
-    job.cluster.hosts["two"].unplug()
+    host = job.cluster.hosts["two"]
+    host.unplug()
     time.sleep(OUTAGE_S)
-    job.cluster.hosts["two"].plug_in()
+    host.plug_in()
+    # Ray has given the host up, which ends when it hears so; whoever looks after it starts it again.
+    deadline = time.monotonic() + PATIENCE_S
+    while host.runs("ray start"):
+        assert time.monotonic() < deadline, host.log("ray")
+        time.sleep(1)
+    job.cluster.start_worker("two")
 
 
 def stop_the_storage(job: Job) -> None:

@@ -38,8 +38,8 @@ OTHER = {
 
 SAME_EXPERIMENT = {
     "name": "other", "scale.workers": "8", "scale.gpus_per_worker": "0", "scale.cpus_per_worker": "1",
-    "scale.max_restarts": "0", "scale.min_workers": "1", "scale.cache_folder": "x", "scale.cache_gb": "1",
-    "data.bad_pictures": "0.1",
+    "scale.max_restarts": "0", "scale.min_workers": "1", "scale.stall_minutes": "1",
+    "scale.cache_folder": "x", "scale.cache_gb": "1", "data.bad_pictures": "0.1",
     "checkpoint.every": "1h", "checkpoint.keep": "1", "register": "null",
     "register.model": "other",
 }  # fmt: skip

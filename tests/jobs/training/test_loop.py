@@ -179,7 +179,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_step(shards: Path, tmp_
     spec = parse_spec(tiny_spec(shards, optimizer__lr=1.0e30))
     folder = RunFolder(str(tmp_path), "nan")
     folder.claim(spec)
-    with pytest.raises(DivergedError, match="by step 2"):
+    with pytest.raises(
+        DivergedError, match=r"became nan at step 2 \(contrast, global_relation, local_relation\); no checkpoint"
+    ):
         run(spec, folder=folder, ranks=ALONE)
 
 
