@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -104,11 +105,11 @@ class Host:
         for process in self._processes:
             process.wait()
 
-    def kill_one(self, words: str) -> bool:
-        """End one process whose command line has these words; whether there was one."""
+    def kill_one(self, words: str, *, by: signal.Signals = signal.SIGKILL) -> bool:
+        """Send one process whose command line has these words a signal; whether there was one."""
         for pid in self._pids(words):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+                os.kill(pid, by)
                 return True
         return False
 

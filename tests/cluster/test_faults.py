@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class Job:
             "train__log_every": LOG_EVERY,
             "train__probe_every": 1000,
             "checkpoint__every": "20 steps",
+            "scale__stall_minutes": 0.4,
         }
         spec.write_text(tiny_spec(Path("s3-train"), **(given | changes)).replace("s3-", "s3://data/"))
         self._spec = spec
@@ -132,6 +134,19 @@ def kill_a_loader(job: Job) -> None:
     assert job.cluster.hosts["one"].kill_one("jobs.loading.worker")
 
 
+def freeze_a_loader(job: Job) -> None:
+    assert job.cluster.hosts["one"].kill_one("jobs.loading.worker", by=signal.SIGSTOP)
+    job.await_attempt(2)
+    (stall, *_) = job.folder.stalls()
+    assert (stall["host"], stall["phase"]) == ("one", "wait")
+    assert "made no progress" in (job.cluster.folder / "home" / "logs" / f"{job.run_id}.log").read_text()
+
+
+def freeze_a_worker(job: Job) -> None:
+    assert job.cluster.hosts["two"].kill_one("RayTrainWorker", by=signal.SIGSTOP)
+    job.await_attempt(2)
+
+
 def kill_a_host_that_comes_back(job: Job) -> None:
     job.cluster.hosts["two"].kill()
     time.sleep(20)
@@ -172,6 +187,8 @@ FAULTS = [
     kill_a_worker,
     kill_a_loader,
     kill_the_driver,
+    freeze_a_loader,
+    freeze_a_worker,
     stop_the_tracking,
     stop_the_storage,
     kill_a_host_that_comes_back,

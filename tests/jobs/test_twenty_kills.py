@@ -102,7 +102,13 @@ def test_twenty_kills_change_nothing(home: Path, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "train", samples=256)
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        tiny_spec(shards, train__epochs=STEPS // 8, train__log_every=LOG_EVERY, checkpoint__every="4 steps")
+        tiny_spec(
+            shards,
+            train__epochs=STEPS // 8,
+            train__log_every=LOG_EVERY,
+            checkpoint__every="4 steps",
+            scale__max_restarts=KILLS,  # several may come before the next checkpoint
+        )
     )
     undisturbed = Driver(home, spec, "undisturbed")
     undisturbed.await_end()
