@@ -18,8 +18,9 @@ from jobs.run_folder import RunFolder, Stall
 
 _log = logging.getLogger(__name__)
 
-_LOOKS = 20
-"""Looks in the time after which a rank counts as stalled."""
+_LOOK_S = 0.5
+_GRACE_S = 5.0
+"""From a rank's report to its end, for the ranks that wait for it, or that it waits for, to report as well."""
 _REPORT_S = 10.0
 """Longest time to try to write the report: the storage may be what it waits for."""
 EXIT_CODE = 75
@@ -62,11 +63,13 @@ class Watchdog:
         self._at = (time.monotonic(), step, phase)
 
     def _watch(self) -> None:
-        while not self._over.wait(self._limit_s / _LOOKS):
-            since, step, phase = self._at
+        while not self._over.wait(min(_LOOK_S, self._limit_s / 2)):
+            since, step, phase = stood = self._at
             seconds = time.monotonic() - since
-            if seconds > self._limit_s:
-                self._report(seconds, step, phase)
+            if seconds <= self._limit_s:
+                continue
+            self._report(seconds, step, phase)
+            if not self._over.wait(_GRACE_S) and self._at == stood:
                 self._end(EXIT_CODE)
                 return
 
@@ -80,7 +83,7 @@ class Watchdog:
             "seconds": round(seconds, 1),
             "stacks": _stacks(),
         }
-        _log.critical("%s; ending it\n%s", described(stall), stall["stacks"])
+        _log.critical("%s\n%s", described(stall), stall["stacks"])
 
         def write() -> None:
             try:

@@ -19,13 +19,14 @@ _CHECKOUT = Path(__file__).parents[2]
 _INSIDE = """
 set -e
 hostname "$1"
-case "$4" in /tmp/*) # the checkout stays where it is, though /tmp is the host's own
-    mkdir -p "$2/${4#/tmp/}"
-    mount --bind "$4" "$2/${4#/tmp/}" ;;
+case "$5" in /tmp/*) # the checkout stays where it is, though /tmp is the host's own
+    mkdir -p "$2/${5#/tmp/}"
+    mount --bind "$5" "$2/${5#/tmp/}" ;;
 esac
 mount --rbind "$2" /tmp
 mount --bind "$3" /etc/hosts
-shift 4
+mount --bind "$4" /etc/resolv.conf
+shift 5
 exec "$@"
 """
 
@@ -141,7 +142,8 @@ class Host:
         subprocess.run(["ip", "netns", "del", self._namespace], capture_output=True, check=False)
 
     def _command(self, command: str) -> list[str]:
-        given = [self.name, self._folder / "tmp", self._folder.parent / "hosts", _CHECKOUT]
+        shared = self._folder.parent
+        given = [self.name, self._folder / "tmp", shared / "hosts", shared / "resolv.conf", _CHECKOUT]
         inside = ["unshare", "-m", "-u", "sh", "-c", _INSIDE, "sh", *map(str, given)]
         return ["ip", "netns", "exec", self._namespace, *inside, *shlex.split(command)]
 
@@ -161,6 +163,7 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Host]]:
     hosts = {name: Host(name, number, folder / name) for number, name in enumerate(names, start=10)}
     lines = ["127.0.0.1 localhost", *(f"{host.address} {host.name}" for host in hosts.values())]
     (folder / "hosts").write_text("\n".join(lines) + "\n")
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # none is there: said at once, not after 20 seconds
     _clean()
     try:
         _ip("link", "add", _BRIDGE, "type", "bridge")
