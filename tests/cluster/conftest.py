@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Host, network, program
+from tests.cluster.hosts import Host, network, program, why_no_hosts
 from tests.pictures import write_shards
 
 KEYS = {"AWS_ACCESS_KEY_ID": "cluster-key", "AWS_SECRET_ACCESS_KEY": "cluster-secret", "AWS_REGION": "us-east-1"}
@@ -108,6 +108,8 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """All of it running, with pictures in s3://data/train and s3://data/probe, and an empty bucket s3://runs."""
+    if (why := why_no_hosts()) is not None:
+        pytest.skip(why)
     folder = Path(tempfile.mkdtemp(prefix="reco-cluster-", dir="/var/tmp"))
     for name in ("data", "runs"):
         (folder / "buckets" / name).mkdir(parents=True)

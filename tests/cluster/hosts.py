@@ -184,6 +184,29 @@ def program(name: str) -> str:
     return str(found) if found.exists() else shutil.which(name) or name
 
 
+def why_no_hosts() -> str | None:
+    """Why hosts cannot be made here; None where they can."""
+    if os.geteuid() != 0:
+        return "hosts are network namespaces, which need root"
+    name = "reco-trial"
+    for command in (
+        ["ip", "netns", "add", name],
+        ["ip", "link", "add", name, "type", "bridge"],
+        ["ip", "netns", "exec", name, "unshare", "-m", "-u", "hostname", name],
+        ["ip", "link", "del", name],
+        ["ip", "netns", "del", name],
+    ):
+        try:
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return f"hosts need `{command[0]}`, from the package iproute2"
+        if ran.returncode:
+            for kind in ("link", "netns"):
+                subprocess.run(["ip", kind, "del", name], capture_output=True, check=False)
+            return f"hosts cannot be made here: `{' '.join(command)}`: {ran.stderr.strip()}"
+    return None
+
+
 def _clean() -> None:
     """Remove what an earlier run that was killed has left."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)

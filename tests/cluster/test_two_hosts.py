@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import boto3
@@ -15,10 +13,7 @@ from tests.cluster.conftest import Cluster
 from tests.cluster.hosts import program
 from tests.pictures import tiny_spec
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2 for hosts"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.usefixtures("as_a_host")
