@@ -17,7 +17,7 @@ from jobs.run_folder import Pause, RunFolder, Stall
 from jobs.spec import RunSpec
 from jobs.tracking.runs import TrackedRun
 from jobs.training.manifest import list_manifests
-from jobs.training.watchdog import described
+from jobs.training.watchdog import culprit, described
 
 _log = logging.getLogger("reco.supervisor")
 
@@ -144,7 +144,5 @@ def _watch(spec: RunSpec, folder: RunFolder, attempt: Attempt) -> Pause | None:
 
 
 def _cause(attempt: Attempt, stalls: list[Stall]) -> str:
-    """What ended an attempt, in a line; of ranks that stalled, the one that got least far: the others waited for it."""
-    if not stalls:
-        return attempt.cause
-    return described(min(stalls, key=lambda stall: (stall["step"], -stall["seconds"])))
+    """What ended an attempt, in a line."""
+    return described(culprit(stalls)) if stalls else attempt.cause

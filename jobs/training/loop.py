@@ -156,8 +156,8 @@ class Trainer:
         self.model.enqueue(output)
         self.optimizer.step()
         self.model.update_key_encoder()
-        passed("update")
         self.step += 1
+        passed("update")
         self.last_output = output
         return output.terms
 

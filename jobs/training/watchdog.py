@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +18,8 @@ from jobs.run_folder import RunFolder, Stall
 
 _log = logging.getLogger(__name__)
 
+ORDER = ("starting", "wait", "views", "forward", "backward", "update", "logging", "probing", "saving")
+"""What a rank is at, in the order of a step."""
 _LOOK_S = 0.5
 _GRACE_S = 5.0
 """From a rank's report to its end, for the ranks that wait for it, or that it waits for, to report as well."""
@@ -30,8 +32,7 @@ EXIT_CODE = 75
 class Watchdog:
     """Watches one rank from a thread of its own, which runs while the main one waits in a collective.
 
-    Where a rank hangs, the others soon wait for it in a collective, and theirs end as well; who hung first is the one
-    that got least far.
+    Where a rank hangs, the others soon wait for it in a collective, and end as well: `culprit` tells them apart.
 
     Args:
         folder: The run's folder, for the report.
@@ -59,7 +60,7 @@ class Watchdog:
         self._thread.join()
 
     def enter(self, phase: str, step: int) -> None:
-        """This rank has come so far: that is progress."""
+        """This rank has completed so many steps and is at that phase of `ORDER` now: that is progress."""
         self._at = (time.monotonic(), step, phase)
 
     def _watch(self) -> None:
@@ -96,11 +97,16 @@ class Watchdog:
         writing.join(_REPORT_S)
 
 
+def culprit(stalls: Sequence[Stall]) -> Stall:
+    """Of ranks that stalled together the one that got least far: the others waited for it."""
+    return min(stalls, key=lambda stall: (stall["step"], ORDER.index(stall["phase"])))
+
+
 def described(stall: Stall) -> str:
     """What stalled and where, in a line."""
     return (
         f"rank {stall['rank']} on {stall['host']} (process {stall['pid']}) made no progress for "
-        f"{stall['seconds']:.0f} s at step {stall['step']}, in phase {stall['phase']}"
+        f"{stall['seconds']:.0f} s after step {stall['step']}, in phase {stall['phase']}"
     )
 
 

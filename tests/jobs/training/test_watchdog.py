@@ -8,8 +8,9 @@ import threading
 import time
 from pathlib import Path
 
-from jobs.run_folder import RunFolder
-from jobs.training.watchdog import EXIT_CODE, Watchdog, described
+from jobs.run_folder import RunFolder, Stall
+from jobs.training.timing import PHASES
+from jobs.training.watchdog import EXIT_CODE, ORDER, Watchdog, culprit, described
 
 HANG = """
 import sys, time
@@ -31,7 +32,7 @@ def test_a_process_that_hangs_is_named_and_ends(tmp_path: Path) -> None:
     (stall,) = RunFolder(str(tmp_path), "r").stalls()
     assert (stall["rank"], stall["step"], stall["phase"]) == (3, 41, "backward")
     assert "wait_for_a_rank_that_never_comes" in stall["stacks"]
-    assert "at step 41, in phase backward" in described(stall)
+    assert "after step 41, in phase backward" in described(stall)
 
 
 def test_it_ends_even_where_the_report_cannot_be_kept(tmp_path: Path) -> None:
@@ -39,6 +40,17 @@ def test_it_ends_even_where_the_report_cannot_be_kept(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", HANG, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert ran.returncode == EXIT_CODE
     assert "wait_for_a_rank_that_never_comes" in ran.stderr
+
+
+def test_the_rank_that_got_least_far_held_up_the_others() -> None:
+    def at(rank: int, step: int, phase: str) -> Stall:
+        return {
+            "rank": rank, "host": "h", "pid": 1, "step": step, "phase": phase, "seconds": 60.0, "stacks": "",
+        }  # fmt: skip
+
+    assert culprit([at(0, 9, "forward"), at(1, 9, "wait"), at(2, 9, "backward")])["rank"] == 1
+    assert culprit([at(0, 9, "wait"), at(1, 8, "saving")])["rank"] == 1
+    assert set(PHASES) < set(ORDER)
 
 
 def test_progress_keeps_it_quiet(tmp_path: Path) -> None:
