@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Literal, TypedDict
 
 from jobs.errors import RecoError, UserError
@@ -106,9 +107,7 @@ class RunFolder:
 
     def progress(self) -> Progress | None:
         """How far the run is, or None before it said anything."""
-        if not self.storage.exists("progress.json"):
-            return None
-        progress: Progress = json.loads(self.storage.read("progress.json"))
+        progress: Progress | None = self._json("progress.json")
         return progress
 
     def write_records(self, records: list[Record], *, step: int) -> None:
@@ -149,6 +148,22 @@ class RunFolder:
                 found.setdefault(each["sample_id"], each)
         return list(found.values())
 
+    def _json(self, key: str) -> Any:  # noqa: ANN401 - what it is depends on the key
+        """What a key holds, or None where there is no such key.
+
+        Amazon's S3 replaces an object at once; other servers may show it half written, for a moment.
+        """
+        for wait in (0.05, 0.2, 0.8, None):
+            if not self.storage.exists(key):
+                return None
+            try:
+                return json.loads(self.storage.read(key))
+            except ValueError as error:
+                if wait is None:
+                    raise RecoError(f"{self.url}/{key} is damaged: {error}.") from error
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
     def _lines(self, key: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.storage.read(key).decode().splitlines()]
 
@@ -158,9 +173,7 @@ class RunFolder:
 
     def result(self) -> dict[str, float] | None:
         """What the encoder was judged to be worth, or None while training has not ended."""
-        if not self.storage.exists("result.json"):
-            return None
-        result: dict[str, float] = json.loads(self.storage.read("result.json"))
+        result: dict[str, float] | None = self._json("result.json")
         return result
 
     def write_outcome(self, outcome: Outcome) -> None:
@@ -169,9 +182,7 @@ class RunFolder:
 
     def outcome(self) -> Outcome | None:
         """How the last attempt ended, or None while it has not."""
-        if not self.storage.exists("outcome.json"):
-            return None
-        outcome: Outcome = json.loads(self.storage.read("outcome.json"))
+        outcome: Outcome | None = self._json("outcome.json")
         return outcome
 
     def write_failure(self, error: RecoError) -> None:
@@ -181,9 +192,9 @@ class RunFolder:
 
     def failure(self) -> RecoError | None:
         """The error that ended this attempt for good, if one did."""
-        if not self.storage.exists("failure.json"):
+        failure = self._json("failure.json")
+        if failure is None:
             return None
-        failure = json.loads(self.storage.read("failure.json"))
         error = RecoError(failure["error"], hint=failure["hint"])
         error.exit_code = failure["exit_code"]
         return error

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jobs.errors import RecoError
 from service.cli import output
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class LiveRun:
         self._printed: tuple[str, int] = ("", -1)
         self._printed_at = 0.0
         self._planned = False
+        self._blind = False
 
     def __enter__(self) -> Self:
         if self._terminal:
@@ -53,8 +55,15 @@ class LiveRun:
             self._live.stop()
 
     def refresh(self) -> None:
-        """Read the record and show it."""
-        progress = self._folder.progress()
+        """Read the record and show it; where it cannot be read, the run goes on unseen, which is said once."""
+        try:
+            progress = self._folder.progress()
+        except RecoError as error:
+            if not self._blind:
+                self.say(f"progress cannot be read at the moment: {error.message}")
+            self._blind = True
+            return
+        self._blind = False
         if progress is None:
             return
         if "plan" in progress and not self._planned:

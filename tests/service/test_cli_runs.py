@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from jobs.errors import RecoError
 from jobs.run_folder import RunFolder
 from jobs.spec import parse_spec
 from jobs.training.checkpoint import Checkpoints
@@ -79,3 +80,20 @@ def test_a_run_that_is_not_there(folder: RunFolder, words: tuple[str, ...]) -> N
     assert ran.exit_code == 2
     assert "there is no run nobody in" in ran.output
     assert "RECO_STORAGE" in ran.output
+
+
+def test_a_record_that_is_half_written_is_read_again(folder: RunFolder, tmp_path: Path) -> None:
+    record = tmp_path / "a-run" / "progress.json"
+    record.write_text('{"phase": "trai')
+
+    def finish_writing() -> None:
+        time.sleep(0.3)
+        record.write_text('{"phase": "training", "step": 3}')
+
+    thread = threading.Thread(target=finish_writing)
+    thread.start()
+    assert folder.progress() == {"phase": "training", "step": 3}
+    thread.join()
+    record.write_text("{")
+    with pytest.raises(RecoError, match=r"progress\.json is damaged"):
+        folder.progress()
