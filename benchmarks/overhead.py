@@ -7,11 +7,12 @@ Each layer is a process of its own with one worker and one compute thread, and a
 - `loop`: pictures, views, steps; nothing is averaged, measured or written.
 - `health`: what `python -m jobs.training` does: metrics, label-free health, the live record, the run's folder.
 - `tracking`: every metric to a local MLflow server too.
-- `ray`: `python -m jobs.pretrain`: Ray Train places the worker, the supervisor watches it.
+- `ray`: `python -m jobs.pretrain`: Ray Train places the worker, the supervisor watches it. The part of its time that
+  it waits for pictures, as its own metrics say, is stated too.
 
 Rounds go through the layers forwards and backwards in turn. A step's time is the time between the first logging step
 after the warm-up and the last, divided by the steps between; ratios are of the two layers of one round. Saving is left
-out: no checkpoint falls due but the one at the end.
+out (`benchmarks.saving` measures it): no checkpoint falls due but the one at the end.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.measure import spread
@@ -84,7 +87,7 @@ def in_this_process(layer: str, spec_file: str, overrides: list[str], home: Path
 
     class BareTrainer(Trainer):
         def log(self) -> bool:
-            self.recorder.log(self.step, 0, {})
+            clock.log(self.step, 0, {})
             self.window = Window(self.ranks.device, self.stream.counters)
             return False
 
@@ -105,7 +108,7 @@ def in_this_process(layer: str, spec_file: str, overrides: list[str], home: Path
                 heartbeat=Heartbeat(folder),
                 watchdog=Watchdog(folder, rank=0, limit_s=3600),
                 recorder=clock,
-                fence=None,
+                saver=None,
             ).train()
     elif layer == "health":
         run(spec, folder=folder, ranks=ranks, recorder=clock)
@@ -120,10 +123,11 @@ def in_this_process(layer: str, spec_file: str, overrides: list[str], home: Path
     return seconds_per_step(clock.moments)
 
 
-def on_ray(spec_file: str, overrides: list[str], home: Path) -> float:
-    """Seconds per step of the whole job, by the moments that MLflow has of each logging step."""
+def on_ray(spec_file: str, overrides: list[str], home: Path) -> tuple[float, float]:
+    """Seconds per step of the whole job, by the moments that MLflow has, and the part that it waits for pictures."""
     from mlflow import MlflowClient
 
+    from jobs.run_folder import RunFolder
     from jobs.tracking.server import tracking_uri
 
     run_id = f"ray-{time.time_ns()}"
@@ -134,11 +138,13 @@ def on_ray(spec_file: str, overrides: list[str], home: Path) -> float:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (found,) = client.search_runs(experiments, f"tags.`reco.run_id` = '{run_id}'")
     points = client.get_metric_history(found.info.run_id, "train/loss")
-    return seconds_per_step({point.step: point.timestamp / 1e3 for point in points})
+    records = RunFolder(str(home / "runs"), run_id).records()
+    waits = [record["metrics"]["time/data_wait"] for record in records if record["step"] > WARM_STEPS]
+    return seconds_per_step({point.step: point.timestamp / 1e3 for point in points}), statistics.mean(waits)
 
 
-def one_layer(layer: str, arguments: argparse.Namespace, home: Path) -> float:
-    """The same in a process of its own."""
+def one_layer(layer: str, arguments: argparse.Namespace, home: Path) -> tuple[float, float | None]:
+    """The same of any layer, in a process of its own; only the last knows what it waits for."""
     command = [sys.executable, "-m", "benchmarks.overhead", arguments.spec, "--layer", layer, "--home", str(home)]
     for change in arguments.overrides:
         command += ["--set", change]
@@ -148,7 +154,8 @@ def one_layer(layer: str, arguments: argparse.Namespace, home: Path) -> float:
     )
     if ran.returncode:
         raise SystemExit(f"{layer} failed:\n{ran.stderr[-3000:]}")
-    return float(json.loads(ran.stdout.splitlines()[-1]))
+    seconds, wait = json.loads(ran.stdout.splitlines()[-1])
+    return seconds, wait
 
 
 def table(figures: dict[str, list[float]]) -> str:
@@ -167,28 +174,32 @@ def main() -> None:
         overrides = [*FIXED, *arguments.overrides]
         home = Path(arguments.home)
         if arguments.layer == "ray":
-            seconds = on_ray(arguments.spec, overrides, home)
+            print(json.dumps(on_ray(arguments.spec, overrides, home)))
         else:
-            seconds = in_this_process(arguments.layer, arguments.spec, overrides, home)
-        print(json.dumps(seconds))
+            print(json.dumps([in_this_process(arguments.layer, arguments.spec, overrides, home), None]))
         return
     from jobs.tracking.server import stop_server, tracking_uri
 
     figures: dict[str, list[float]] = {layer: [] for layer in LAYERS}
+    waits: list[float] = []
     with tempfile.TemporaryDirectory(prefix="reco-overhead-") as folder:
         home = Path(folder)
         tracking_uri(home)  # one server for all rounds
         try:
             for number in range(arguments.rounds):
                 for layer in LAYERS if number % 2 == 0 else LAYERS[::-1]:
-                    figures[layer].append(one_layer(layer, arguments, home))
+                    seconds, wait = one_layer(layer, arguments, home)
+                    figures[layer].append(seconds)
+                    waits += [] if wait is None else [wait]
                     shown = f"round {number + 1}: {layer}: {1e3 * figures[layer][-1]:.4g} ms"
                     print(shown, file=sys.stderr, flush=True)
         finally:
             stop_server(home)
     print(table(figures))
+    print(f"\nThe whole job waits for pictures for {spread([100 * wait for wait in waits], 2)} % of its time.")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"seconds_per_step": figures}, indent=1) + "\n")
+        found = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "seconds_per_step": figures, "data_wait": waits}
+        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
 
 
 def parse() -> argparse.Namespace:

@@ -3,8 +3,8 @@
     python -m benchmarks.step run.yaml
     python -m benchmarks.step --encoder resnet50 --image-size 224 --batch 256
 
-Each round measures ours, plain, plain, ours, so that a machine that slows down slows both. Ours is what the loop does:
-in the spec's precision, on channels-last memory, TF32 allowed. The plain side is `benchmarks.plain_reco` in float32
+Each round measures ours, plain, plain, ours, so that a machine that slows down slows both. Ours is the loop's own
+`jobs.training.learner`, in the spec's precision, TF32 allowed. The plain side is `benchmarks.plain_reco` in float32
 with torch's own defaults for TF32, and SGD that is not fused; its moving average and its queues are part of its
 forward, as in MoCo. Both get the same views from `jobs.views`, made of pictures of noise: so their time is stated, but
 only the step after them is compared. Reading and decoding are not part of it.
@@ -32,8 +32,11 @@ import torch
 
 from benchmarks.measure import spread
 from benchmarks.plain_reco import PlainReCo
-from jobs.reco import ReCo, ReCoConfig, StepViews
+from jobs.reco import ReCoConfig, StepViews
+from jobs.training.learner import Learner
+from jobs.training.ranks import Ranks
 from jobs.views import Pictures, Views
+from jobs.views.parameters import Integers
 
 if TYPE_CHECKING:
     from jobs.spec import ViewsSpec
@@ -116,10 +119,13 @@ class Material:
         noise = rng.integers(0, 256, (BATCHES, case.batch, side, side, 3), dtype=np.uint8)
         self.batches = [Pictures.pack(list(batch)).to(device) for batch in noise]
 
+    def of_step(self, step: int) -> tuple[Pictures, Integers]:
+        """The pictures of a step and their sample ids."""
+        return self.batches[step % BATCHES], np.arange(step * self.case.batch, (step + 1) * self.case.batch)
+
     @torch.no_grad()
     def step_views(self, step: int) -> StepViews:
-        ids = np.arange(step * self.case.batch, (step + 1) * self.case.batch)
-        pictures = self.batches[step % BATCHES]
+        pictures, ids = self.of_step(step)
         query, key = self.views.strong(pictures, epoch=0, sample_ids=ids, views=(0, 1))
         weak = None
         if self.case.method.global_weight > 0:
@@ -128,26 +134,20 @@ class Material:
 
 
 def ours(case: Case, material: Material, device: torch.device) -> Step:
-    model = ReCo(case.method).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if case.compile:
-        for branch in (model.query_encoder, model.key_encoder):
-            branch.backbone.compile()
-    optimizer = torch.optim.SGD(model.query_encoder.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4, fused=True)
+    learner = Learner(
+        case.method,
+        material.views,
+        ranks=Ranks(0, 1, device),
+        momentum=0.9,
+        weight_decay=1e-4,
+        bf16=case.precision == "bf16",
+        compiled=case.compile,
+    )
 
     def step(number: int, clock: Clock) -> None:
-        clock.mark()
-        views = material.step_views(number)
-        clock.mark()
-        with torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bf16"):
-            output = model(views, step=number)
-        optimizer.zero_grad()
-        clock.mark()
-        output.loss.backward()
-        clock.mark()
-        model.enqueue(output)
-        optimizer.step()
-        model.update_key_encoder()
-        clock.mark()
+        pictures, ids = material.of_step(number)
+        # Of the loop's phases only waiting for pictures is left out: its end is the start of the views.
+        learner.learn(pictures, epoch=0, sample_ids=ids, step=number, learning_rate=0.03, passed=lambda _: clock.mark())
 
     return step
 

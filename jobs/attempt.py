@@ -14,12 +14,12 @@ import ray.train
 import ray.train.torch
 import torch
 
+from jobs.checkpoints.fence import FencedError
 from jobs.errors import RecoError
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
 from jobs.storage import UnreachableError
 from jobs.tracking.runs import MetricSender, TrackedRun
-from jobs.training.fence import FencedError
 from jobs.training.ranks import Ranks, pick_device
 from jobs.training.run import run
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.checkpoints.load import load_newest
 from jobs.cluster import connected
 from jobs.errors import RecoError
 from jobs.loading.process import LoaderProcess
@@ -25,7 +26,6 @@ from jobs.tracking.encoders import register_encoder
 from jobs.tracking.figures import training_curves
 from jobs.tracking.runs import TrackedRun, open_run
 from jobs.tracking.server import tracking_uri
-from jobs.training.checkpoint import Checkpoints
 from jobs.training.plan import Data, make_plan, method_config, open_data
 from jobs.training.probes import preprocessing
 
@@ -101,9 +101,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
 
 def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, results: dict[str, float]) -> str:
     """Hand results, curves and the encoder to MLflow; returns `name/version`, or "" where none is registered."""
-    found = Checkpoints(folder.storage, keep=spec.checkpoint.keep).load_newest(
-        spec_hash=spec.hash, dataset_hash=data.train.hash
-    )
+    found = load_newest(folder.storage, spec_hash=spec.hash, dataset_hash=data.train.hash)
     if found is None:
         raise RecoError(f"run {folder.run_id} has results but no checkpoint in {folder.url}/checkpoints.")
     manifest, state = found

@@ -11,12 +11,12 @@ import logging
 import time
 
 from jobs.attempt import Attempt
+from jobs.checkpoints.manifest import list_manifests
 from jobs.cluster import hosts_at_hand, workers_must_leave
 from jobs.errors import RecoError
 from jobs.run_folder import Pause, RunFolder, Stall
 from jobs.spec import RunSpec
 from jobs.tracking.runs import TrackedRun
-from jobs.training.manifest import list_manifests
 from jobs.training.watchdog import culprit, described
 
 _log = logging.getLogger("reco.supervisor")

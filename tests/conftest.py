@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Two threads beside one busy process can be far slower than one, and tests share the cores with servers and with Ray.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from tests.s3 import S3Server, serve_moto, serve_rclone
 
 

@@ -35,6 +35,7 @@ class S3Server:
     secret_key: str
     conditional_writes: bool
     folder: Path | None = field(default=None)
+    process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,6 +56,12 @@ class S3Server:
         clear_aws(monkeypatch)
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
+
+    def stop(self) -> None:
+        """Let it go away, as in an outage; only a server with a process of its own can."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
     def new_bucket(self) -> str:
         """Make an empty bucket with a name nobody else has."""
@@ -100,7 +107,8 @@ def serve_rclone(folder: Path, *, port: int | None = None) -> Iterator[S3Server]
         process = subprocess.Popen([*command, "--config", os.devnull], stdout=output, stderr=output)
     try:
         _await_port(port, process, log)
-        yield S3Server(f"http://127.0.0.1:{port}", "reco-key", "reco-secret", conditional_writes=False, folder=folder)
+        endpoint = f"http://127.0.0.1:{port}"
+        yield S3Server(endpoint, "reco-key", "reco-secret", conditional_writes=False, folder=folder, process=process)
     finally:
         process.terminate()
         process.wait(timeout=10)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from jobs.child import Child, DiedError
 from jobs.errors import RecoError
-from jobs.loading.child import Child, DiedError
 from jobs.loading.detail import Detail
 from jobs.loading.messages import Ask, Ended, Failed, Filled, Open, Opened, Start, Waiting
 from jobs.loading.slots import Ring
@@ -292,7 +292,7 @@ class LoaderProcess:
     def _ensure(self) -> None:
         """Let there be a process."""
         if self._child is None:
-            self._child = Child()
+            self._child = Child("jobs.loading.worker")
             self._opened.clear()
             self.generation += 1
 

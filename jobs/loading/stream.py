@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from jobs.child import DiedError
 from jobs.loading.batch import Batch
-from jobs.loading.child import DiedError
 from jobs.loading.messages import Counters, Ended, Failed, Filled, Release, Start, Stop
 from jobs.loading.slots import Ring
 

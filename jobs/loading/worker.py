@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import sys
 import threading
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 
-from jobs.errors import RecoError
+from jobs.child import portable
 from jobs.loading.messages import Ask, Counters, Ended, Failed, Filled, Open, Opened, Release, Start, Stop, Waiting
 from jobs.loading.pipeline import Pipeline
 from jobs.loading.slots import Ring, StoppedError
@@ -66,7 +65,7 @@ class Worker:
                 dataset.keep_shards(Path(folder), limit)
             labels = dataset.labels if request.labels else None
         except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
-            self._send(Failed(request.number, _portable(error), of_stream=False))
+            self._send(Failed(request.number, portable(error, who="loader"), of_stream=False))
             return
         self._datasets[request.number] = dataset
         self._send(
@@ -130,7 +129,7 @@ class Worker:
         except StoppedError:
             pass  # the trainer asked for it, and waits for nothing more
         except BaseException as error:  # noqa: BLE001 - it is raised where the batch was asked for
-            self._send(Failed(request.stream, _portable(error), of_stream=True))
+            self._send(Failed(request.stream, portable(error, who="loader"), of_stream=True))
 
     def _send(self, message: object) -> None:
         try:
@@ -152,20 +151,6 @@ class _Feed:
         """End its threads; a read under way may take a while, so somebody else waits for it."""
         closing = self.ring if self.pipeline is None else self.pipeline
         threading.Thread(target=closing.close, daemon=True).start()
-
-
-def _portable(error: BaseException) -> BaseException:
-    """The error as the trainer can raise it: as it is where it explains itself, else in words."""
-    if isinstance(error, RecoError):
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # noqa: BLE001 - whatever a class lacks for it, the words are kept
-            portable = RecoError(error.message, hint=error.hint)
-            portable.exit_code = error.exit_code
-            return portable
-        return error
-    _log.error("the loader failed", exc_info=error)
-    return RecoError(f"The loader failed: {type(error).__name__}: {error}.", hint="Its log above has the traceback.")
 
 
 def main() -> None:

@@ -3,7 +3,32 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from jobs.reco import ReCo
+
+_KEYS = 1024  # of a step are enough, and their pairs still few
+
+
+def measure(model: ReCo, *, keys: Tensor, seen: int, positive: float, negative: float) -> dict[str, float]:
+    """All measures of one step, after its update.
+
+    Args:
+        model: The method, with the gradients of the step.
+        keys: The step's keys, shape (n, c), unit rows.
+        seen: Pictures so far: the part of the queue that is filled.
+        positive: Mean similarity of a query and its key.
+        negative: Mean similarity of a query and the queue.
+    """
+    gradients = [weight.grad for weight in model.query_encoder.parameters() if weight.grad is not None]
+    return {
+        "health/alignment": alignment(positive),
+        "health/uniformity": uniformity(keys[:_KEYS]),
+        "health/feature_std": feature_std(keys[:_KEYS]),
+        "health/positive_negative_gap": positive - negative,
+        "health/rank_me": rank_me(model.strong_queue[:seen]),
+        "health/gradient_norm": float(nn.utils.get_total_norm(gradients)),
+    }
 
 
 def rank_me(features: Tensor) -> float:

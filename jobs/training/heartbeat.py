@@ -8,9 +8,9 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from jobs.checkpoints.fence import Fence, FencedError
 from jobs.errors import RecoError
 from jobs.run_folder import Progress, RunFolder
-from jobs.training.fence import Fence, FencedError
 
 _log = logging.getLogger(__name__)
 

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import logging
-import math
-import resource
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from jobs.errors import RecoError
-from jobs.reco import ReCo, StepOutput, StepViews
+from jobs.checkpoints.load import load, load_newest
+from jobs.checkpoints.pace import Pace
+from jobs.checkpoints.saver import Saver
+from jobs.reco import ReCo, StepOutput
 from jobs.reco.schedules import learning_rate
-from jobs.run_folder import Progress, Record, RunFolder
+from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
-from jobs.training import health
-from jobs.training.checkpoint import Checkpoints
+from jobs.training.divergence import DivergedError, weights_are_numbers, what_broke
 from jobs.training.evaluation import Evaluation
 from jobs.training.feed import DeviceBatch, Feed, slots
-from jobs.training.fence import Fence
 from jobs.training.heartbeat import Heartbeat
-from jobs.training.pace import Pace
+from jobs.training.learner import Learner
+from jobs.training.meeting import Meetings
 from jobs.training.plan import Data, Plan, make_plan, method_config, train_detail
 from jobs.training.quarantine import Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import Recorder
+from jobs.training.reporter import Reporter
 from jobs.training.timing import PHASES, Phase, Window
 from jobs.training.watchdog import Watchdog
 from jobs.views import Views
 
 _log = logging.getLogger(__name__)
-
-
-class DivergedError(RecoError):
-    """The loss is no longer a number."""
 
 
 class Trainer:
@@ -51,27 +45,24 @@ class Trainer:
         heartbeat: The way to and from whoever watches; used by the first rank only.
         watchdog: Told how far this rank is.
         recorder: Where metrics go besides the run's folder; used by the first rank only.
-        fence: This attempt's right to write; the first rank's.
+        saver: Makes checkpoints; the first rank's, None where nothing is to be kept.
     """
 
     # What is trained, on what
     spec: RunSpec
     plan: Plan
     data: Data
-    views: Views
     # What changes while training
+    learner: Learner
     model: ReCo
-    wrapped: nn.Module
-    optimizer: torch.optim.SGD
     step: int
     # Where it runs and what it tells
     ranks: Ranks
     folder: RunFolder
-    checkpoints: Checkpoints
+    saver: Saver | None
     heartbeat: Heartbeat
     watchdog: Watchdog
-    recorder: Recorder
-    fence: Fence | None
+    reporter: Reporter
     window: Window
 
     def __init__(
@@ -84,36 +75,28 @@ class Trainer:
         heartbeat: Heartbeat,
         watchdog: Watchdog,
         recorder: Recorder,
-        fence: Fence | None,
+        saver: Saver | None,
     ) -> None:
         self.spec, self.data, self.ranks = spec, data, ranks
         self.plan = make_plan(spec, data.train)
-        self.views = Views(spec.views, image_size=spec.data.image_size, seed=spec.train.seed)
-        model = ReCo(method_config(spec), rank=ranks.rank, world_size=ranks.world_size)
-        self.model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if spec.train.compile:
-            for branch in (self.model.query_encoder, self.model.key_encoder):
-                branch.backbone.compile()
-        self.wrapped = self.model
-        if ranks.world_size > 1:
-            # Statistics are averaged where they are used, never broadcast: each rank's groups have their own.
-            self.wrapped = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.optimizer = torch.optim.SGD(
-            self.model.query_encoder.parameters(),
-            lr=spec.optimizer.lr,
+        self.learner = Learner(
+            method_config(spec),
+            Views(spec.views, image_size=spec.data.image_size, seed=spec.train.seed),
+            ranks=ranks,
             momentum=spec.optimizer.momentum,
             weight_decay=spec.optimizer.weight_decay,
-            fused=True,
+            bf16=spec.train.precision == "bf16",
+            compiled=spec.train.compile,
         )
-        self.folder, self.recorder, self.fence = folder, recorder, fence
+        self.model = self.learner.model
+        self.folder, self.saver = folder, saver
         self.heartbeat, self.watchdog = heartbeat, watchdog
-        self.checkpoints = Checkpoints(folder.storage, keep=spec.checkpoint.keep, fence=fence)
+        self.reporter = Reporter(spec, self.plan, ranks=ranks, heartbeat=heartbeat, recorder=recorder)
         self.quarantine = Quarantine(folder, rank=ranks.rank, samples=len(data.train), allowed=spec.data.bad_pictures)
         self.evaluation = Evaluation(spec, data, ranks=ranks, progress=lambda: watchdog.enter("probing", self.step))
+        self.last_output: StepOutput
         self.step = 0
-        self.resumed_from = 0
-        self.records: list[Record] = []
-        self.health = "not measured yet"
+        self.cut_window: dict[str, Any] = {}
 
     def train(self) -> bool:
         """Train to the last step.
@@ -122,59 +105,53 @@ class Trainer:
             True when the run is complete, False when it saved and stopped because it was asked to.
 
         Raises:
-            DivergedError: If the loss becomes NaN or infinite.
+            DivergedError: If the loss or a weight is no number any more, or the loss explodes.
             RecoError: For data and storage; each says what to do.
         """
         self.restore()
-        self.publish("training")
+        self.reporter.progress("training", self.step)
         self.pace = Pace(self.spec.checkpoint, step=self.step)
+        complete = self.train_steps()
+        if self.saver is not None:
+            self.watchdog.enter("saving", self.step)
+            self.saver.finish()
+        return complete
+
+    def train_steps(self) -> bool:
+        """The steps that are left; as `train`."""
+        meetings = Meetings(self.ranks, step=self.step)
         with self.open_feed() as feed:
             self.window = Window(self.ranks.device, self.stream.counters)
+            self.window.load_state(self.cut_window)
             for ready in self.timed(feed):
                 self.quarantine.add(ready.batch.replaced)
                 terms = self.train_step(ready)
                 self.window.add(terms)
-                if self.is_logging_step() and self.log():
+                if self.is_logging_step():
+                    if self.log():
+                        return False
+                elif meetings.due(self.step) and meetings.agree(self.step, stop=self.heartbeat.stop_requested):
+                    self.stop_here()
                     return False
         return True
 
     def train_step(self, ready: DeviceBatch) -> dict[str, Tensor]:
         """One step of the method; returns its terms as scalars on the device."""
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        passed = self.passed
-        passed("wait")
-        views = self.make_views(ready)
-        passed("views")
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
-            output: StepOutput = self.wrapped(views, step=self.step)
-        passed("forward")
-        self.optimizer.zero_grad()
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        passed("backward")
-        self.model.enqueue(output)
-        self.optimizer.step()
-        self.model.update_key_encoder()
+        self.last_output = self.learner.learn(
+            ready.pictures,
+            epoch=ready.batch.epoch,
+            sample_ids=ready.batch.sample_ids,
+            step=self.step,
+            learning_rate=self.learning_rate(),
+            passed=self.passed,
+        )
         self.step += 1
-        passed("update")
-        self.last_output = output
-        return output.terms
+        return self.last_output.terms
 
     def passed(self, phase: Phase) -> None:
         """A phase of a step has ended, and the next one begins."""
         self.window.phases.passed(phase)
         self.watchdog.enter(PHASES[(PHASES.index(phase) + 1) % len(PHASES)], self.step)
-
-    @torch.no_grad()
-    def make_views(self, ready: DeviceBatch) -> StepViews:
-        """The three views of a batch on the device; the weak one only where it is used."""
-        epoch, ids = ready.batch.epoch, ready.batch.sample_ids
-        query, key = self.views.strong(ready.pictures, epoch=epoch, sample_ids=ids, views=(0, 1))
-        weak = None
-        if self.spec.method.global_relation.weight > 0:
-            weak = self.views.weak(ready.pictures, epoch=epoch, sample_ids=ids, view=2)
-        return StepViews(query, key, weak)
 
     def learning_rate(self) -> float:
         """The learning rate of the step to come."""
@@ -186,7 +163,7 @@ class Trainer:
         )
 
     def is_logging_step(self) -> bool:
-        """Whether ranks meet after this step: to log, and so also to probe, to save or to stop."""
+        """Whether metrics are averaged after this step, the encoder judged, and a checkpoint made, as they are due."""
         return self.step % self.spec.train.log_every == 0 or self.is_probe_step() or self.step == self.plan.total_steps
 
     def is_probe_step(self) -> bool:
@@ -208,94 +185,103 @@ class Trainer:
             self.ranks,
             self.stream.counters,
             {
-                "save": float(self.ranks.is_first and self.pace.due(self.step)),
+                "save": float(self.save_is_due()),
                 "stop": float(self.heartbeat.stop_requested),
                 "bad": float(self.quarantine.met(epoch)),
+                "spoiled": float(not self.weights_are_sound()),
             },
         )
         self.quarantine.check(round(agreed["bad"]), epoch)
         save, stop = agreed["save"], agreed["stop"]
-        if not math.isfinite(metrics["train/loss"]):
-            self.give_up(metrics)
+        self.check_divergence(metrics, spoiled_weights=agreed["spoiled"] > 0)
         metrics["train/learning_rate"] = self.learning_rate()
         metrics["time/pictures_per_s"] = self.spec.train.global_batch_size / metrics["time/step_s"]
-        metrics |= self.measure_health(metrics)
+        metrics["time/saving"] = self.pace.share
+        metrics |= self.reporter.health(self.model, self.last_output, self.step, metrics)
         if self.is_probe_step():
-            self.publish("probing", metrics)
+            self.reporter.progress("probing", self.step, metrics)
             metrics |= self.evaluation.while_training(self.model)
-        if self.ranks.is_first:
-            pictures = self.step * self.spec.train.global_batch_size
-            self.records.append({"step": self.step, "pictures": pictures, "metrics": metrics})
-            self.recorder.log(self.step, pictures, metrics)
-        self.publish("training", metrics)
+        self.reporter.record(self.step, metrics)
+        self.reporter.progress("training", self.step, metrics)
         if save > 0 or stop > 0 or self.step == self.plan.total_steps:
             self.save()
         self.window = Window(self.ranks.device, self.stream.counters)
         return stop > 0 and self.step < self.plan.total_steps
 
-    def give_up(self, metrics: dict[str, float]) -> NoReturn:
-        """End a run whose loss is no number, on all ranks.
+    def stop_here(self) -> None:
+        """Save between two logging steps, what was summed up since the last one included.
 
         Raises:
-            DivergedError: With the step at which it began, the terms it began in, and what was saved before.
+            DivergedError: There is nothing left that is worth saving.
         """
-        step = self.ranks.least(self.step - self.window.steps + self.window.finite_steps + 1)
-        terms = [name for name in ("contrast", "global_relation", "local_relation") if f"train/{name}" in metrics]
-        broken = [name for name in terms if not math.isfinite(metrics[f"train/{name}"])]
-        kept = f"the last good checkpoint is that of step {self.pace.last_saved}"
+        self.watchdog.enter("saving", self.step)
+        self.heartbeat.check_fence()
+        sound = self.window.finite_steps == self.window.steps and self.weights_are_sound()
+        if self.ranks.least(int(sound)) == 0:
+            self.log()  # says in what
+        self.save(self.window.state(self.ranks))
+
+    def weights_are_sound(self) -> bool:
+        """Whether this rank's weights are all numbers."""
+        return weights_are_numbers(self.model.query_encoder.parameters())
+
+    def check_divergence(self, metrics: dict[str, float], *, spoiled_weights: bool) -> None:
+        """End a run that cannot learn any more, on all ranks.
+
+        Raises:
+            DivergedError: With the cause, the step at which it was first seen, and what was saved before.
+        """
+        method = self.spec.method
+        broken = what_broke(
+            metrics, queue_size=method.queue_size, temperature=method.temperature, spoiled_weights=spoiled_weights
+        )
+        if broken is None:
+            return
+        step = self.ranks.least(min(self.step - self.window.steps + self.window.finite_steps + 1, self.step))
+        saved = 0
+        if self.saver is not None:
+            self.saver.settle()
+            saved = self.saver.last_saved or self.reporter.resumed_from
+        saved = self.ranks.from_first(saved)
+        kept = f"the last good checkpoint is that of step {saved}" if saved else "no checkpoint was written before"
         raise DivergedError(
-            f"the loss became {metrics['train/loss']} at step {step} ({', '.join(broken)}); "
-            f"{kept if self.pace.last_saved else 'no checkpoint was written before'}.",
+            f"{broken} at step {step}; {kept}.",
             hint="Lower optimizer.lr or raise method.temperature, and start a new run.",
         )
 
-    def measure_health(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Label-free health from this step's keys and the filled part of the queue, on the first rank."""
-        if not self.ranks.is_first:
-            return {}
-        filled = self.model.strong_queue[: self.step * self.spec.train.global_batch_size]
-        keys = self.last_output.keys[:1024]
-        gradients = [p.grad for p in self.model.query_encoder.parameters() if p.grad is not None]
-        positive, negative = metrics.pop("train/similarity_positive"), metrics.pop("train/similarity_negative")
-        measured = {
-            "health/alignment": health.alignment(positive),
-            "health/uniformity": health.uniformity(keys),
-            "health/feature_std": health.feature_std(keys),
-            "health/positive_negative_gap": positive - negative,
-            "health/rank_me": health.rank_me(filled),
-            "health/gradient_norm": float(nn.utils.get_total_norm(gradients)),
-        }
-        self.health = health.verdict(measured, data_wait=metrics["time/data_wait"])
-        return measured
+    def save_is_due(self) -> bool:
+        """Whether this rank, the first, wants a checkpoint after this step."""
+        if self.saver is None:
+            return False
+        self.saver.look()
+        return self.pace.due(self.step, busy=self.saver.busy, owing=self.saver.owing)
 
-    def save(self) -> None:
-        """Write a checkpoint and the records that led to it; all ranks take part."""
+    def save(self, cut_window: dict[str, Any] | None = None) -> None:
+        """Have a checkpoint made, with the records that led to it; all ranks take part.
+
+        Args:
+            cut_window: State of the window, where it is not at its end.
+        """
         self.watchdog.enter("saving", self.step)
         with self.pace.saving(self.step):
             self.ranks.average_batch_statistics(self.model)
             self.quarantine.write()
-            if self.fence is not None:
-                self.fence.check()
-            if self.ranks.is_first:
-                self.folder.write_records(self.records, step=self.step)
-                self.records = []
-                state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-                self.checkpoints.save(
-                    state, step=self.step, spec_hash=self.spec.hash, dataset_hash=self.data.train.hash
-                )
+            if self.saver is not None:
+                state = self.learner.state() | {"step": self.step, "window": cut_window or {}}
+                self.saver.save(state, step=self.step, records=self.reporter.take_records())
 
     def restore(self) -> None:
         """Take up the newest whole checkpoint, if there is one: the one that the first rank finds, on all ranks."""
         found = None
         if self.ranks.is_first:
-            found = self.checkpoints.load_newest(spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
+            found = load_newest(self.folder.storage, spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
         step = self.ranks.from_first(found[0].step if found else 0)
         if step == 0:
             return
-        state = found[1] if found else self.checkpoints.load(step)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = self.resumed_from = step
+        state = found[1] if found else load(self.folder.storage, step)
+        self.learner.load_state(state)
+        self.cut_window = state["window"]
+        self.step = self.reporter.resumed_from = step
         _log.info("rank %d continues at step %d", self.ranks.rank, self.step)
 
     def open_feed(self) -> Feed:
@@ -322,34 +308,3 @@ class Trainer:
                 return
             self.window.waited += time.perf_counter() - start
             yield ready
-
-    def publish(self, phase: str, metrics: dict[str, float] | None = None) -> None:
-        """Tell whoever watches how far the run is."""
-        if not self.ranks.is_first:
-            return
-        metrics = metrics or {}
-        speed = metrics.get("time/pictures_per_s", 0.0)
-        remaining = (self.plan.total_steps - self.step) * self.spec.train.global_batch_size
-        progress: Progress = {
-            "phase": phase,
-            "step": self.step,
-            "total_steps": self.plan.total_steps,
-            "epoch": self.step / self.plan.steps_per_epoch,
-            "epochs": self.spec.train.epochs,
-            "metrics": metrics,
-            "pictures_per_s": speed,
-            "data_wait": metrics.get("time/data_wait", 0.0),
-            "memory_gb": memory_gb(self.ranks.device),
-            "health": self.health,
-            "resumed_from": self.resumed_from,
-        }
-        if speed > 0:
-            progress["eta_s"] = remaining / speed
-        self.heartbeat.publish(progress)
-
-
-def memory_gb(device: torch.device) -> float:
-    """Peak memory of this rank in 10⁹ bytes: of the GPU where it computes on one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

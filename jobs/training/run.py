@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+from jobs.checkpoints.fence import Fence
+from jobs.checkpoints.saver import Saver
 from jobs.loading.process import LoaderProcess
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
-from jobs.training.fence import Fence
 from jobs.training.heartbeat import Heartbeat
 from jobs.training.loop import Trainer
 from jobs.training.numerics import set_numerics
@@ -38,23 +39,26 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
         heartbeat if ranks.is_first else nullcontext(),
     ):
         data = open_data(spec, loader)
-        trainer = Trainer(
-            spec,
-            data,
-            folder=folder,
-            ranks=ranks,
-            heartbeat=heartbeat,
-            watchdog=watchdog,
-            recorder=recorder or NoRecorder(),
-            fence=fence,
-        )
-        if not trainer.train():
-            trainer.publish("stopped")
+        saver = Saver(folder, keep=spec.checkpoint.keep, spec_hash=spec.hash, dataset_hash=data.train.hash, fence=fence)
+        with saver if ranks.is_first else nullcontext():
+            trainer = Trainer(
+                spec,
+                data,
+                folder=folder,
+                ranks=ranks,
+                heartbeat=heartbeat,
+                watchdog=watchdog,
+                recorder=recorder or NoRecorder(),
+                saver=saver if ranks.is_first else None,
+            )
+            complete = trainer.train()
+        if not complete:
+            trainer.reporter.progress("stopped", trainer.step)
             return None
-        trainer.publish("finishing")
+        trainer.reporter.progress("finishing", trainer.step)
         results = trainer.evaluation.at_the_end(trainer.model)
         if fence is not None:
             fence.check()
             folder.write_result(results)
-        trainer.publish("done")
+        trainer.reporter.progress("done", trainer.step)
     return results

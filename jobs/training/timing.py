@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class Window:
         self._started = time.perf_counter()
         self._device = device
         self._before = counters
-        self.steps = 0
+        self.steps = self._taken_up = 0
         self._finite = torch.zeros((), dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor] = {}
 
@@ -100,6 +100,21 @@ class Window:
         self.steps += 1
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """The terms of the steps so far, for a run that stops before the window closes; all ranks take part."""
+        if not self.steps:
+            return {}
+        sums = ranks.mean(torch.stack(list(self._sums.values())))
+        return {"steps": self.steps, "sums": dict(zip(self._sums, sums.cpu(), strict=True))}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, on any number of ranks: each holds the mean of all."""
+        if not state:
+            return
+        self.steps = self._taken_up = state["steps"]
+        self._finite += self.steps
+        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
 
     @property
     def finite_steps(self) -> int:
@@ -123,7 +138,7 @@ class Window:
         elapsed = time.perf_counter() - self._started
         done = counters - self._before
         local = {
-            "time/step_s": elapsed / self.steps,
+            "time/step_s": elapsed / (self.steps - self._taken_up),
             "time/data_wait": self.waited / elapsed,
             **{f"time/{phase}": part for phase, part in self.phases.fractions().items() if phase != "wait"},
             "data/bytes_per_s": done.bytes_read / elapsed * ranks.world_size,

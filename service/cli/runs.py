@@ -94,7 +94,7 @@ def checkpoints(
 
     - `reco runs checkpoints cifar10-20261123-2210 --verify --json`
     """
-    from jobs.training.manifest import survey
+    from jobs.checkpoints.manifest import survey
 
     found = survey(_folder(run, storage).storage, verify=verify)
     if as_json:

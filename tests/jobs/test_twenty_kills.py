@@ -20,7 +20,12 @@ from tests.pictures import tiny_spec, write_shards
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 STEPS, KILLS, LOG_EVERY = 400, 20, 2
-PLACES = {"worker": "RayTrainWorker", "loader": "jobs.loading.worker", "driver": "jobs.pretrain"}
+PLACES = {
+    "worker": "RayTrainWorker",
+    "loader": "jobs.loading.worker",
+    "saver": "jobs.checkpoints.worker",
+    "driver": "jobs.pretrain",
+}
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 from jobs.errors import RecoError
 from jobs.run_folder import RunFolder
 from jobs.spec import parse_spec
-from jobs.training.checkpoint import Checkpoints
 from service.cli.main import app
+from tests.jobs.checkpoints.made import save
 from tests.pictures import tiny_spec
 
 
@@ -31,9 +31,8 @@ def reco(*words: str) -> Result:
 
 
 def test_checkpoints_with_step_size_and_state(folder: RunFolder, tmp_path: Path) -> None:
-    kept = Checkpoints(folder.storage, keep=9)
     for step in (4, 8, 12, 16):
-        kept.save({"step": step}, step=step, spec_hash="s", dataset_hash="d")
+        save(folder, {"step": step}, step=step, keep=9)
     place = tmp_path / "a-run" / "checkpoints"
     flipped = bytearray((place / "step-000000000008" / "state.pt").read_bytes())
     flipped[100] ^= 1

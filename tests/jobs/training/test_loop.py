@@ -16,9 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.checkpoints.manifest import list_manifests
 from jobs.run_folder import Record, RunFolder
 from jobs.spec import parse_spec
-from jobs.training.loop import DivergedError
+from jobs.training import meeting
+from jobs.training.divergence import DivergedError
+from jobs.training.feed import DeviceBatch
+from jobs.training.learner import Learner
+from jobs.training.loop import Trainer
 from jobs.training.plan import PlanError
 from jobs.training.ranks import Ranks
 from jobs.training.run import run
@@ -137,6 +142,37 @@ def test_a_run_continues_on_another_number_of_ranks(shards: Path, tmp_path: Path
     assert [losses(folder.records())[step] for step in first] == pytest.approx(list(first.values()), rel=2e-3)
 
 
+@pytest.mark.parametrize("ranks_after", [1, 2])
+def test_a_run_stopped_between_two_logging_steps_shows_no_seam(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks_after: int
+) -> None:
+    text = tiny_spec(shards, train__log_every=500, checkpoint__every="1h")
+    train(0, 1, text, str(tmp_path), "whole")
+    step = Trainer.train_step
+
+    def asked_at_step_9(trainer: Trainer, ready: DeviceBatch) -> dict[str, torch.Tensor]:
+        if trainer.step == 8:
+            trainer.heartbeat.request_stop()
+        return step(trainer, ready)
+
+    folder = RunFolder(str(tmp_path), "cut")
+    folder.claim(parse_spec(text))
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "train_step", asked_at_step_9)
+        patched.setattr(meeting, "_EVERY_S", 0.0)  # rather than wait five seconds
+        assert run(parse_spec(text), folder=folder, ranks=ALONE) is None
+    assert [manifest.step for manifest in list_manifests(folder.storage)] == [9]
+    assert folder.records() == []
+    folder.begin_attempt()
+    if ranks_after == 1:
+        train(0, 1, text, str(tmp_path), "cut")
+    else:
+        run_on_ranks(train, ranks_after, text, str(tmp_path), "cut")
+    whole, cut = losses(RunFolder(str(tmp_path), "whole").records()), losses(folder.records())
+    assert list(cut) == list(whole) == [24]
+    assert cut == (whole if ranks_after == 1 else pytest.approx(whole, rel=2e-3))
+
+
 WITHOUT = """
 import sys, runpy
 for name in ("ray", "mlflow"):
@@ -180,9 +216,31 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_step(shards: Path, tmp_
     folder = RunFolder(str(tmp_path), "nan")
     folder.claim(spec)
     with pytest.raises(
-        DivergedError, match=r"became nan at step 2 \(contrast, global_relation, local_relation\); no checkpoint"
+        DivergedError, match=r"became nan \(contrast, global_relation, local_relation\) at step 2; no checkpoint"
     ):
         run(spec, folder=folder, ranks=ALONE)
+
+
+def test_weights_spoiled_by_an_update_never_become_a_checkpoint(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the step whose update spoils them is still a number, and a checkpoint is due right after it."""
+    learn = Learner.learn
+
+    def spoiling(learner: Learner, *given: object, step: int, **more: object) -> object:
+        output = learn(learner, *given, step=step, **more)  # type: ignore[arg-type]
+        if step == 7:
+            with torch.no_grad():
+                next(learner.model.query_encoder.parameters())[0] = torch.inf
+        return output
+
+    monkeypatch.setattr(Learner, "learn", spoiling)
+    spec = parse_spec(tiny_spec(shards))
+    folder = RunFolder(str(tmp_path), "spoiled")
+    folder.claim(spec)
+    with pytest.raises(DivergedError, match=r"weights .* at step 8; the last good checkpoint is that of step 4\."):
+        run(spec, folder=folder, ranks=ALONE)
+    assert [manifest.step for manifest in list_manifests(folder.storage)] == [4]
 
 
 def test_a_queue_longer_than_half_the_data_is_refused(shards: Path, tmp_path: Path) -> None:

@@ -7,23 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.storage import open_storage
-from jobs.training.checkpoint import CheckpointError, Checkpoints
+from jobs.checkpoints.load import CheckpointError, load_newest
+from jobs.checkpoints.manifest import list_manifests
+from tests.jobs.checkpoints.made import run_folder, save
 
 NAMES = {"spec_hash": "s", "dataset_hash": "d"}
 
 
-def checkpoints(folder: Path, *, keep: int = 3) -> Checkpoints:
-    return Checkpoints(open_storage(str(folder)), keep=keep)
-
-
 def test_the_newest_is_loaded_and_older_ones_are_deleted(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path, keep=2)
+    kept = run_folder(tmp_path)
     for step in (10, 20, 30):
-        kept.save({"weights": torch.full((3,), float(step)), "step": step}, step=step, **NAMES)
-    assert [manifest.step for manifest in kept.list()] == [30, 20]
+        save(kept, {"weights": torch.full((3,), float(step)), "step": step}, step=step, keep=2)
+    assert [manifest.step for manifest in list_manifests(kept.storage)] == [30, 20]
     assert len(list((tmp_path / "checkpoints").iterdir())) <= 3
-    found = kept.load_newest(**NAMES)
+    found = load_newest(kept.storage, **NAMES)
     assert found is not None
     manifest, state = found
     assert (manifest.step, state["step"]) == (30, 30)
@@ -31,14 +28,14 @@ def test_the_newest_is_loaded_and_older_ones_are_deleted(tmp_path: Path) -> None
 
 
 def test_none_where_nothing_was_saved(tmp_path: Path) -> None:
-    assert checkpoints(tmp_path).load_newest(**NAMES) is None
+    assert load_newest(run_folder(tmp_path).storage, **NAMES) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "manifest"])
 def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
-    kept = checkpoints(tmp_path)
-    kept.save({"step": 10}, step=10, **NAMES)
-    kept.save({"step": 20}, step=20, **NAMES)
+    kept = run_folder(tmp_path)
+    save(kept, {"step": 10}, step=10)
+    save(kept, {"step": 20}, step=20)
     state = next((tmp_path / "checkpoints").glob("*20/state.pt"))
     data = state.read_bytes()
     if damage == "truncated":
@@ -49,35 +46,35 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
         state.unlink()
     else:
         state.with_name("manifest.json").write_text('{"step": 20')
-    found = kept.load_newest(**NAMES)
+    found = load_newest(kept.storage, **NAMES)
     assert found is not None
     assert found[1]["step"] == 10
 
 
 def test_a_state_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path)
-    kept.save({"step": 10}, step=10, **NAMES)
-    kept.save({"step": 20}, step=20, **NAMES)
+    kept = run_folder(tmp_path)
+    save(kept, {"step": 10}, step=10)
+    save(kept, {"step": 20}, step=20)
     next((tmp_path / "checkpoints").glob("*20/manifest.json")).unlink()  # as if killed between the two writes
-    found = kept.load_newest(**NAMES)
+    found = load_newest(kept.storage, **NAMES)
     assert found is not None
     assert found[0].step == 10
 
 
 def test_when_all_are_damaged_it_says_so_rather_than_start_anew(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path)
-    kept.save({"step": 10}, step=10, **NAMES)
+    kept = run_folder(tmp_path)
+    save(kept, {"step": 10}, step=10)
     next((tmp_path / "checkpoints").glob("*/state.pt")).write_bytes(b"")
     with pytest.raises(CheckpointError, match="all 1 checkpoints"):
-        kept.load_newest(**NAMES)
+        load_newest(kept.storage, **NAMES)
 
 
 @pytest.mark.parametrize(("changed", "words"), [("spec_hash", "another spec"), ("dataset_hash", "another data index")])
 def test_one_of_another_spec_or_data_set_is_refused(tmp_path: Path, changed: str, words: str) -> None:
-    kept = checkpoints(tmp_path)
-    kept.save({"step": 10}, step=10, **NAMES)
+    kept = run_folder(tmp_path)
+    save(kept, {"step": 10}, step=10)
     with pytest.raises(CheckpointError, match=words):
-        kept.load_newest(**(NAMES | {changed: "other"}))
+        load_newest(kept.storage, **(NAMES | {changed: "other"}))
 
 
 def test_loading_runs_no_code(tmp_path: Path) -> None:
@@ -85,8 +82,8 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (tmp_path / "ran",))
 
-    kept = checkpoints(tmp_path)
-    kept.save({"trap": Trap()}, step=10, **NAMES)
+    kept = run_folder(tmp_path)
+    save(kept, {"trap": Trap()}, step=10)
     with pytest.raises(CheckpointError):
-        kept.load_newest(**NAMES)
+        load_newest(kept.storage, **NAMES)
     assert not (tmp_path / "ran").exists()

@@ -8,10 +8,11 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.storage import Storage
+from jobs.storage import NotFoundError, Storage
 
 _log = logging.getLogger(__name__)
 PREFIX = "checkpoints/"
+_PIECE = 16 << 20
 
 State = Literal["whole", "damaged", "unfinished"]
 
@@ -56,6 +57,22 @@ def folder_of(step: int) -> str:
     return f"{PREFIX}step-{step:012d}"
 
 
+def step_of(key: str) -> int:
+    """The step of the checkpoint that an object below `PREFIX` belongs to."""
+    return int(key.removeprefix(f"{PREFIX}step-").split("/")[0])
+
+
+def stored_sha256(storage: Storage, key: str) -> str:
+    """SHA-256 of an object as it is stored, read piece by piece."""
+    stored, digest = storage.stat(key), hashlib.sha256()
+    piece = memoryview(bytearray(min(_PIECE, stored.size)))
+    for start in range(0, stored.size, _PIECE):
+        part = piece[: min(_PIECE, stored.size - start)]
+        storage.read_into(key, start, part, etag=stored.etag)
+        digest.update(part)
+    return digest.hexdigest()
+
+
 def list_manifests(storage: Storage) -> list[Manifest]:
     """The checkpoints that have a manifest, newest first."""
     manifests = []
@@ -63,6 +80,8 @@ def list_manifests(storage: Storage) -> list[Manifest]:
         if stored.key.endswith("/manifest.json"):
             try:
                 manifests.append(Manifest(**json.loads(storage.read(stored.key))))
+            except NotFoundError:
+                continue  # the attempt that is at work has a newer one, and dropped this
             except (ValueError, TypeError) as error:
                 _log.warning("%s/%s is damaged and left out: %s", storage.url, stored.key, error)
     return sorted(manifests, key=lambda manifest: -manifest.step)
@@ -79,7 +98,7 @@ def survey(storage: Storage, *, verify: bool) -> list[Kept]:
     sizes: dict[int, int] = {}
     unreadable = set()
     for stored in storage.list(PREFIX):
-        step = int(stored.key.removeprefix(f"{PREFIX}step-").split("/")[0])
+        step = step_of(stored.key)
         sizes[step] = max(sizes.get(step, 0), stored.size if stored.key.endswith("/state.pt") else 0)
         if stored.key.endswith("/manifest.json") and step not in manifests:
             unreadable.add(step)
@@ -87,12 +106,10 @@ def survey(storage: Storage, *, verify: bool) -> list[Kept]:
     for step, size in sorted(sizes.items(), reverse=True):
         state: State = "damaged" if step in unreadable else "unfinished"
         if step in manifests:
-            good = size == manifests[step].size and (not verify or _is_as_written(storage, manifests[step]))
+            manifest = manifests[step]
+            good = size == manifest.size
+            if good and verify:
+                good = stored_sha256(storage, f"{folder_of(step)}/state.pt") == manifest.sha256
             state = "whole" if good else "damaged"
         found.append(Kept(step, size, state))
     return found
-
-
-def _is_as_written(storage: Storage, manifest: Manifest) -> bool:
-    data = storage.read(f"{folder_of(manifest.step)}/state.pt")
-    return hashlib.sha256(data).hexdigest() == manifest.sha256

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.checkpoints.pace import Pace
 from jobs.spec.models import CheckpointSpec
-from jobs.training.pace import Pace
 
 
 class Clock:
@@ -59,5 +59,25 @@ def test_a_failed_save_does_not_count() -> None:
     pace = Pace(CheckpointSpec(every="10 steps"), step=0, clock=clock)
     with pytest.raises(OSError, match="full"), pace.saving(10):
         raise OSError("full")
-    assert pace.last_saved == 0
     assert pace.due(10)
+    assert pace.share == 0
+
+
+def test_by_the_clock_it_waits_for_the_one_under_way_and_makes_up_for_one_that_was_missed() -> None:
+    clock = Clock()
+    pace = Pace(CheckpointSpec(every="1m"), step=0, clock=clock)
+    clock.now += 60
+    assert not pace.due(1, busy=True)
+    saved(pace, clock, 1, seconds=0.1)
+    clock.now += 1
+    assert not pace.due(2)
+    assert pace.due(2, owing=True)
+    assert not pace.due(2, owing=True, busy=True)
+
+
+def test_the_share_of_the_time_is_known() -> None:
+    clock = Clock()
+    pace = Pace(CheckpointSpec(every="1m"), step=0, clock=clock)
+    clock.now += 98
+    saved(pace, clock, 1, seconds=2)
+    assert pace.share == pytest.approx(0.02)

@@ -1,9 +1,11 @@
-"""One life of the loader process: start it, talk to it, notice when it is gone."""
+"""A process that works for this one: start it, talk to it, notice when it is gone."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -11,6 +13,10 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
+
+from jobs.errors import RecoError
+
+_log = logging.getLogger(__name__)
 
 _END_S = 5.0
 # What a read receives is allocated and dropped a megabyte at a time. By default glibc gives such pieces back to the
@@ -28,13 +34,17 @@ class DiedError(Exception):
 
 
 class Child:
-    """A loader process that runs; it ends when this end of its connection is closed, by whatever."""
+    """A process that runs; it ends when this end of its connection is closed, by whatever.
 
-    def __init__(self) -> None:
+    Args:
+        module: What it runs, with the descriptor of its end of the connection as the only argument.
+    """
+
+    def __init__(self, module: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.loading.worker", str(theirs.fileno())],
+                [sys.executable, "-m", module, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 # Ray's workers find this package where their driver did, which only their own sys.path may say.
@@ -84,6 +94,20 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+def portable(error: BaseException, *, who: str) -> BaseException:
+    """An error as the process that waits for `who` can raise it: as it is where it explains itself, else in words."""
+    if isinstance(error, RecoError):
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # noqa: BLE001 - whatever a class lacks for it, the words are kept
+            plain = RecoError(error.message, hint=error.hint)
+            plain.exit_code = error.exit_code
+            return plain
+        return error
+    _log.error("the %s failed", who, exc_info=error)
+    return RecoError(f"The {who} failed: {type(error).__name__}: {error}.", hint="Its log above has the traceback.")
 
 
 @contextlib.contextmanager

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.checkpoints.fence import Fence, FencedError
+from jobs.checkpoints.manifest import list_manifests
 from jobs.run_folder import RunFolder
 from jobs.spec import parse_spec
 from jobs.storage import Storage, open_storage
-from jobs.training.checkpoint import Checkpoints
-from jobs.training.fence import Fence, FencedError
 from jobs.training.loop import Trainer
 from jobs.training.ranks import Ranks
 from jobs.training.run import run
+from tests.jobs.checkpoints.made import run_folder, save
 from tests.pictures import tiny_spec, write_shards
 from tests.s3 import S3Server
 
@@ -48,14 +49,13 @@ def test_two_that_took_one_number_are_told_apart_by_what_they_wrote(storage: Sto
 
 
 def test_a_checkpoint_of_a_stale_attempt_never_comes_to_exist(tmp_path: Path) -> None:
-    storage = open_storage(str(tmp_path))
-    names = {"spec_hash": "s", "dataset_hash": "d"}
-    stale = Checkpoints(storage, keep=1, fence=Fence.take(storage))
-    stale.save({"step": 10}, step=10, **names)
-    fresh = Checkpoints(storage, keep=1, fence=Fence.take(storage))
+    folder = run_folder(tmp_path)
+    stale = Fence.take(folder.storage)
+    save(folder, {"step": 10}, step=10, keep=1, fence=stale)
+    Fence.take(folder.storage)
     with pytest.raises(FencedError):
-        stale.save({"step": 20}, step=20, **names)
-    assert [manifest.step for manifest in fresh.list()] == [10]
+        save(folder, {"step": 20}, step=20, keep=1, fence=stale)
+    assert [manifest.step for manifest in list_manifests(folder.storage)] == [10]
 
 
 def test_a_run_that_is_taken_over_stops_and_leaves_the_folder_alone(
