@@ -105,7 +105,7 @@ class Cluster:
         return {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its daemons would slow down all the tests that follow
 def cluster() -> Iterator[Cluster]:
     """All of it running, with pictures in s3://data/train and s3://data/probe, and an empty bucket s3://runs."""
     if (why := why_no_hosts()) is not None:

@@ -51,6 +51,8 @@ class Host:
 
     def up(self) -> None:
         """Make its namespace and plug it in."""
+        # Of a killed run the kernel may still be about to remove it.
+        subprocess.run(["ip", "link", "del", self._link], capture_output=True, check=False)
         _ip("netns", "add", self._namespace)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
         _ip("link", "set", self._link, "master", _BRIDGE, "up")
@@ -119,12 +121,11 @@ class Host:
         return bool(self._pids(words))
 
     def _pids(self, words: str = "") -> list[int]:
-        pids = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True, check=False)
         found = []
-        for pid in pids.stdout.split():
+        for pid in _pids_in(self._namespace):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if words in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode():
-                    found.append(int(pid))
+                    found.append(pid)
         return found
 
     def unplug(self) -> None:
@@ -212,8 +213,17 @@ def _clean() -> None:
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
     for line in listed.stdout.splitlines():
         if line.startswith("reco-"):
-            subprocess.run(["ip", "netns", "del", line.split()[0]], capture_output=True, check=False)
+            name = line.split()[0]
+            for pid in _pids_in(name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
     subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, check=False)
+
+
+def _pids_in(namespace: str) -> list[int]:
+    pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in pids.stdout.split()]
 
 
 def _ip(*words: str) -> None:

@@ -82,6 +82,15 @@ class Job:
             assert time.monotonic() < deadline, f"no attempt {number}\n{self.log}"
             time.sleep(0.2)
 
+    def await_training(self, attempt: int) -> None:
+        """Wait until the workers of that attempt, which comes after the one under way, have taken steps."""
+        before = (self.folder.progress() or {}).get("resumed_from", 0)
+        self.await_attempt(attempt)
+        self.await_progress(
+            f"step of attempt {attempt}",
+            lambda progress: progress["step"] > progress.get("resumed_from", 0) > before,
+        )
+
     def await_end(self) -> None:
         """Wait for the driver, and find everything in the run's folder and in MLflow: once, and in order."""
         self.driver.wait(timeout=PATIENCE_S)
@@ -125,7 +134,10 @@ class Job:
 
 
 def kill_a_worker(job: Job) -> None:
+    start = time.monotonic()
     assert job.cluster.hosts["two"].kill_one("RayTrainWorker")
+    job.await_training(attempt=2)
+    print(f"training again {time.monotonic() - start:.0f} s after a worker was killed")
 
 
 def kill_a_loader(job: Job) -> None:
@@ -218,7 +230,9 @@ def test_a_run_goes_on_with_the_hosts_there_are(cluster: Cluster) -> None:
         cluster.environment,
         timeout=60,
     )
-    job.await_attempt(4)
+    told = time.monotonic()
+    job.await_training(attempt=4)
+    print(f"training again {time.monotonic() - told:.0f} s after a host was told to leave")
     job.await_end()
     assert job.workers == [2, 1, 2, 1]
     restore(cluster)
