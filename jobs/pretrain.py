@@ -17,7 +17,7 @@ from jobs.cluster import connected
 from jobs.errors import RecoError
 from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCo
-from jobs.run_folder import Outcome, RunFolder
+from jobs.run_folder import Outcome, RunFolder, failed
 from jobs.spec import RunSpec, load_spec, to_yaml
 from jobs.spec.models import OUTSIDE_THE_HASH
 from jobs.supervisor import train
@@ -37,18 +37,19 @@ def main() -> int:
     """Carry out one attempt of a run; returns the exit code and leaves the outcome in the run's folder."""
     arguments = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    folder = None
+    ours: RunFolder | None = None  # once it is: another experiment of that id keeps its outcome
     try:
         spec = load_spec(arguments.spec, arguments.overrides)
         folder = RunFolder(arguments.storage, arguments.run_id)
         folder.claim(spec)
         folder.begin_attempt()
+        ours = folder
         outcome = pretrain(spec, folder, home=arguments.home)
     except RecoError as error:
         _log.error("%s", error)
-        outcome = {"status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint or ""}
-    if folder is not None:
-        folder.write_outcome(outcome)
+        outcome = failed(error)
+    if ours is not None:
+        ours.write_outcome(outcome)
     return outcome["exit_code"]
 
 

@@ -56,6 +56,11 @@ class Outcome(TypedDict, total=False):
     tracking_url: str
 
 
+def failed(error: RecoError) -> Outcome:
+    """The outcome of an attempt that an error ended."""
+    return {"status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint or ""}
+
+
 class Stall(TypedDict):
     """A rank that made no progress: where it stood, and the stacks of its threads."""
 

@@ -200,10 +200,11 @@ class ReCo(nn.Module):
             key_permutation(seed=self.config.seed, step=step, size=size), rank=self.rank, world_size=self.world_size
         )
         if self.config.global_weight <= 0:
-            return shuffle.collect(self.key_encoder(_channels_last(shuffle.deal(views.key)))), None
+            return shuffle.collect(self.key_encoder(_channels_last(shuffle.deal(_as_computed(views.key))))), None
         if views.weak is None:
             raise ValueError("the global relation has weight, but there is no weak view")
-        dealt = shuffle.deal(torch.stack((views.key, views.weak), dim=1))  # both in one exchange
+        both = torch.stack((_as_computed(views.key), _as_computed(views.weak)), dim=1)
+        dealt = shuffle.deal(both)  # in one exchange
         features = [self.key_encoder(_channels_last(dealt[:, view])) for view in (0, 1)]
         keys, weak_keys = shuffle.collect(torch.cat(features, dim=1)).chunk(2, dim=1)
         return keys.contiguous(), weak_keys.contiguous()
@@ -232,6 +233,12 @@ class ReCo(nn.Module):
             permutations.append(permutation + local * size)
             ratios.append(torch.full((size, 1), ratio, device=query_view.device))
         return _channels_last(torch.cat(mixed)), torch.cat(permutations), torch.cat(ratios)
+
+
+def _as_computed(pictures: Tensor) -> Tensor:
+    """In the type that autocast would convert them to in the first layer: half the bytes to exchange before it."""
+    device = pictures.device.type
+    return pictures.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else pictures
 
 
 def _channels_last(pictures: Tensor) -> Tensor:

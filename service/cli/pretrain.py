@@ -64,6 +64,7 @@ def pretrain(
     log = home() / "logs" / f"{run_id}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(where, run_id)
+    folder.claim(loaded)  # here too: the outcome of another experiment of that id must not be told as this one's
     output.note(f"run {run_id}   folder {folder.url}   log {log}")
     command = [sys.executable, "-m", "jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where]
     command += ["--home", str(home())]
@@ -73,7 +74,7 @@ def pretrain(
         started = time.time()
         _follow(folder, job, since=started)
     outcome = folder.outcome()
-    if outcome is None:
+    if outcome is None or outcome["exit_code"] != job.returncode:  # an earlier attempt's says nothing of this one
         raise RecoError(
             f"run {run_id} ended without a word (exit code {job.returncode}): {_last_words(log)}",
             hint=f"See {log}; `--run-id {run_id}` continues from the last checkpoint.",

@@ -86,6 +86,27 @@ def test_ranks_compute_what_one_rank_with_all_groups_computes(alone: dict[str, A
     )
 
 
+def keys_in_bfloat16(rank: int, world_size: int) -> tuple[Tensor, Tensor | None]:
+    model = ReCo(CONFIG, rank=rank, world_size=world_size)
+    share = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    views = global_views(0)
+    assert views.weak is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(StepViews(views.query[share], views.key[share], views.weak[share]), step=0)
+    return output.keys, output.weak_keys
+
+
+def test_exchanging_half_the_bytes_under_autocast_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    halved = [keys_in_bfloat16(0, 1), run_on_ranks(keys_in_bfloat16, 2)[0]]
+    monkeypatch.setattr("jobs.reco.model._as_computed", lambda pictures: pictures)
+    for keys, weak_keys in halved:
+        exact, weak_exact = keys_in_bfloat16(0, 1)
+        assert torch.equal(keys, exact)
+        assert weak_keys is not None
+        assert weak_exact is not None
+        assert torch.equal(weak_keys, weak_exact)
+
+
 def test_weights_of_zero_give_moco_v2_and_compute_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, global_weight=0.0, local_weight=0.0, groups=1)
     model = ReCo(config)

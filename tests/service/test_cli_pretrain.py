@@ -1,0 +1,24 @@
+"""`reco pretrain` before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from jobs.run_folder import RunFolder
+from jobs.spec import parse_spec
+from service.cli.main import app
+from tests.pictures import tiny_spec
+
+
+def test_the_id_of_another_experiment_is_refused_and_its_outcome_kept(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path), "taken")
+    folder.claim(parse_spec(tiny_spec(tmp_path)))
+    folder.write_outcome({"status": "succeeded", "exit_code": 0, "results": {}})
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(tiny_spec(tmp_path, optimizer__lr=0.5))
+    ran = CliRunner().invoke(app, ["pretrain", str(spec), "--run-id", "taken", "--storage", str(tmp_path)])
+    assert getattr(ran.exception, "exit_code", ran.exit_code) == 2
+    assert "exists with another spec" in f"{ran.exception} {ran.output}"
+    assert folder.outcome() == {"status": "succeeded", "exit_code": 0, "results": {}}
