@@ -220,7 +220,7 @@ class RunFolder:
                 self.storage.delete(key)
 
     def request_stop(self) -> None:
-        """Ask the run to save and stop; it does so at its next logging step."""
+        """Ask the run to save and stop; it does so within seconds."""
         self.storage.write("stop", b"")
 
     def stop_requested(self) -> bool:

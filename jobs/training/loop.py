@@ -194,18 +194,19 @@ class Trainer:
         self.quarantine.check(round(agreed["bad"]), epoch)
         save, stop = agreed["save"], agreed["stop"]
         self.check_divergence(metrics, spoiled_weights=agreed["spoiled"] > 0)
+        self.window = Window(self.ranks.device, self.stream.counters)
         metrics["train/learning_rate"] = self.learning_rate()
         metrics["time/pictures_per_s"] = self.spec.train.global_batch_size / metrics["time/step_s"]
         metrics["time/saving"] = self.pace.share
         metrics |= self.reporter.health(self.model, self.last_output, self.step, metrics)
         if self.is_probe_step():
             self.reporter.progress("probing", self.step, metrics)
-            metrics |= self.evaluation.while_training(self.model)
+            with self.window.left_out():
+                metrics |= self.evaluation.while_training(self.model)
         self.reporter.record(self.step, metrics)
         self.reporter.progress("training", self.step, metrics)
         if save > 0 or stop > 0 or self.step == self.plan.total_steps:
             self.save()
-        self.window = Window(self.ranks.device, self.stream.counters)
         return stop > 0 and self.step < self.plan.total_steps
 
     def stop_here(self) -> None:
@@ -263,7 +264,7 @@ class Trainer:
             cut_window: State of the window, where it is not at its end.
         """
         self.watchdog.enter("saving", self.step)
-        with self.pace.saving(self.step):
+        with self.pace.saving(self.step), self.window.left_out():
             self.ranks.average_batch_statistics(self.model)
             self.quarantine.write()
             if self.saver is not None:

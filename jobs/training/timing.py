@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -93,6 +95,14 @@ class Window:
         self.steps = self._taken_up = 0
         self._finite = torch.zeros((), dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor] = {}
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Around what is no part of a step, and would make its time mean nothing: a probe, a checkpoint."""
+        start = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - start
+        self.phases = Phases(self._device)
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add the terms of one step, `loss` among them."""

@@ -45,7 +45,7 @@ def stop(
         output.say(f"Run {run} is not running: it has {outcome['status']}")
         return
     folder.request_stop()
-    output.note(f"run {run} saves at its next logging step and stops")
+    output.note(f"run {run} saves within seconds and stops")
     if not wait:
         return
     _follow_to_the_end(folder)
