@@ -38,6 +38,7 @@ def connected(spec: RunSpec) -> Iterator[None]:
                 logging_level=logging.WARNING,
             )
         else:
+            _check_address(address)
             ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise UserError(
@@ -115,6 +116,22 @@ def _answers(address: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def _check_address(address: str) -> None:
+    """Ask at once what Ray would try for a quarter of an hour.
+
+    Raises:
+        ConnectionError: Nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto` and its like: where to look is for Ray to find out
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+            return
+    except OSError as error:
+        raise ConnectionError(f"nothing listens there ({error.strerror or error})") from error
 
 
 def _check_resources(spec: RunSpec, there: dict[str, float]) -> None:

@@ -65,8 +65,8 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
     plan = make_plan(spec, data.train)
     _log.info("%s", plan)
     folder.write_progress({"phase": "starting", "step": 0, "plan": str(plan)})
+    uri = tracking_uri(home)  # before Ray, which takes far longer to start than MLflow to say that it is not there
     with connected(spec):
-        uri = tracking_uri(home)
         tracked = open_run(
             uri,
             experiment="reco",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any, Literal, TypedDict
 
 from jobs.errors import RecoError, UserError
 from jobs.spec import RunSpec, parse_spec, to_yaml
 from jobs.storage import Storage, open_storage
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 Pause = Literal["drain", "resize"]
 """Why workers are to save and return though the run goes on: a host is about to leave, or more workers would fit."""
@@ -79,9 +82,17 @@ class RunFolder:
     Args:
         url: Folder or S3 prefix that holds the runs.
         run_id: The run.
+
+    Raises:
+        UserError: If the id cannot be the name of a folder, a log and a tag.
     """
 
     def __init__(self, url: str, run_id: str) -> None:
+        if not _RUN_ID.fullmatch(run_id):
+            raise UserError(
+                f"a run cannot be called {run_id!r}.",
+                hint="Use 1 to 128 letters, digits, dots, underscores and hyphens, starting with a letter or digit.",
+            )
         self.run_id = run_id
         self.url = f"{url.rstrip('/')}/{run_id}"
         self.storage: Storage = open_storage(self.url)
@@ -89,13 +100,15 @@ class RunFolder:
     def claim(self, spec: RunSpec) -> None:
         """Store the spec of a new run, or check that a run that exists has the same.
 
+        A run whose workers never began, since something was wrong with its spec or its surroundings, is as good as new.
+
         Raises:
             UserError: If the run exists with another experiment in it.
         """
         if self.storage.create("spec.yaml", to_yaml(spec).encode()):
             return
         before = self.spec()
-        if before.hash != spec.hash:
+        if before.hash != spec.hash and any(self.storage.list("attempts/")):
             raise UserError(
                 f"run {self.run_id} exists with another spec (hash {before.hash}, now {spec.hash}).",
                 hint="Continue it with the spec it was started with, or start a new run under another --run-id.",
@@ -152,6 +165,11 @@ class RunFolder:
             for each in self._lines(stored.key):
                 found.setdefault(each["sample_id"], each)
         return list(found.values())
+
+    def quarantine_of(self, epoch: int) -> list[dict[str, Any]]:
+        """What the ranks of all attempts met in one epoch; a picture may be there twice."""
+        stored = self.storage.list(f"quarantine/epoch-{epoch:06d}-")
+        return [each for file in stored for each in self._lines(file.key)]
 
     def _json(self, key: str) -> Any:  # noqa: ANN401 - what it is depends on the key
         """What a key holds, or None where there is no such key.

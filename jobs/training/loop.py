@@ -166,6 +166,11 @@ class Trainer:
         """Whether metrics are averaged after this step, the encoder judged, and a checkpoint made, as they are due."""
         return self.step % self.spec.train.log_every == 0 or self.is_probe_step() or self.step == self.plan.total_steps
 
+    def epochs_of_window(self) -> range:
+        """The epochs that the steps since the last logging step belong to."""
+        first, last = self.step - self.window.steps, self.step - 1
+        return range(first // self.plan.steps_per_epoch, last // self.plan.steps_per_epoch + 1)
+
     def is_probe_step(self) -> bool:
         """Whether the encoder is judged after this step."""
         return (
@@ -180,18 +185,21 @@ class Trainer:
         """
         self.watchdog.enter("logging", self.step)
         self.heartbeat.check_fence()
-        epoch = (self.step - 1) // self.plan.steps_per_epoch
+        epochs = self.epochs_of_window()
         metrics, agreed = self.window.close(
             self.ranks,
             self.stream.counters,
             {
                 "save": float(self.save_is_due()),
                 "stop": float(self.heartbeat.stop_requested),
-                "bad": float(self.quarantine.met(epoch)),
+                **{f"bad/{epoch}": float(self.quarantine.met(epoch)) for epoch in epochs},
                 "spoiled": float(not self.weights_are_sound()),
             },
         )
-        self.quarantine.check(round(agreed["bad"]), epoch)
+        for epoch in epochs:
+            self.quarantine.check(round(agreed[f"bad/{epoch}"]), epoch)
+        if len(epochs) > 1:
+            self.quarantine.let_go(before=epochs[-1])
         save, stop = agreed["save"], agreed["stop"]
         self.check_divergence(metrics, spoiled_weights=agreed["spoiled"] > 0)
         self.window = Window(self.ranks.device, self.stream.counters)
@@ -281,6 +289,8 @@ class Trainer:
             return
         state = found[1] if found else load(self.folder.storage, step)
         self.learner.load_state(state)
+        if self.ranks.is_first:
+            self.quarantine.take_up(step // self.plan.steps_per_epoch, step)
         self.cut_window = state["window"]
         self.step = self.reporter.resumed_from = step
         _log.info("rank %d continues at step %d", self.ranks.rank, self.step)

@@ -111,7 +111,9 @@ def make_plan(spec: RunSpec, dataset: Opened) -> Plan:
     if samples < batch:
         raise PlanError(
             f"data.train holds {samples} pictures, fewer than one global batch of {batch}.",
-            hint=f"Set train.global_batch_size to {_largest_multiple(samples, spec.lanes)} or less, or add pictures.",
+            # A queue holds at least a batch, and no more than half of the pictures.
+            hint=f"Set train.global_batch_size to {_largest_multiple(samples // 2, spec.lanes)} or less, "
+            "or add pictures.",
         )
     if queue > samples // 2:
         raise PlanError(

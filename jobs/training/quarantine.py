@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 
 from jobs.errors import RecoError
@@ -30,35 +31,42 @@ class Quarantine:
         self._rank = rank
         self._allowed = math.ceil(allowed * samples)
         self._share = allowed
-        self._epoch = -1
-        self._met: list[Replaced] = []
-        self._written = 0
+        self._met: dict[int, list[Replaced]] = defaultdict(list)
+        self._written: dict[int, int] = defaultdict(int)
+        self._before: dict[int, int] = {}
+
+    def take_up(self, epoch: int, step: int) -> None:
+        """Count what earlier attempts met in an epoch before the step from which the run goes on; for one rank."""
+        found = {each["sample_id"] for each in self._folder.quarantine_of(epoch) if each["step"] < step}
+        self._before[epoch] = len(found)
 
     def add(self, replaced: Iterable[Replaced]) -> None:
         """Note what a batch had to replace."""
         for each in replaced:
-            if each.epoch != self._epoch:
-                self.write()
-                self._epoch, self._met, self._written = each.epoch, [], 0
-            self._met.append(each)
+            self._met[each.epoch].append(each)
 
     def met(self, epoch: int) -> int:
         """How many this rank met in an epoch; every picture comes at most once in one, so none counts twice."""
-        return len(self._met) if epoch == self._epoch else 0
+        return len(self._met[epoch]) + self._before.get(epoch, 0)
 
     def write(self) -> None:
         """Keep what is not yet kept in the run's folder."""
-        if len(self._met) > self._written:
-            self._folder.write_quarantine(
-                [dataclasses.asdict(each) for each in self._met], epoch=self._epoch, rank=self._rank
-            )
-            self._written = len(self._met)
+        for epoch, met in self._met.items():
+            if len(met) > self._written[epoch]:
+                self._folder.write_quarantine([dataclasses.asdict(each) for each in met], epoch=epoch, rank=self._rank)
+                self._written[epoch] = len(met)
+
+    def let_go(self, before: int) -> None:
+        """Epochs before this one are over and were checked."""
+        self.write()
+        for epoch in [epoch for epoch in self._met if epoch < before]:
+            del self._met[epoch], self._written[epoch]
 
     def check(self, bad: int, epoch: int) -> None:
         """Refuse to go on with too many.
 
         Args:
-            bad: Met by all ranks in this epoch.
+            bad: Met by all ranks in the epoch.
             epoch: The epoch.
 
         Raises:
@@ -67,9 +75,8 @@ class Quarantine:
         if bad <= self._allowed:
             return
         self.write()
-        first = (
-            f" The first that rank {self._rank} met: {self._met[0].key}: {self._met[0].reason}." if self._met else ""
-        )
+        met = self._met[epoch]
+        first = f" The first that rank {self._rank} met: {met[0].key}: {met[0].reason}." if met else ""
         raise BadPicturesError(
             f"{bad} pictures of epoch {epoch} cannot be used, more than data.bad_pictures {self._share:g} allows "
             f"({self._allowed}).{first}",

@@ -59,11 +59,12 @@ def pretrain(
     from jobs.spec import load_spec
 
     loaded = load_spec(spec, overrides or [])  # mistakes are told at once, before anything is started
-    run_id = run_id or f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if run_id is None:
+        run_id = f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     where = storage or str(home() / "runs")
+    folder = RunFolder(where, run_id)
     log = home() / "logs" / f"{run_id}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(where, run_id)
     folder.claim(loaded)  # here too: the outcome of another experiment of that id must not be told as this one's
     output.note(f"run {run_id}   folder {folder.url}   log {log}")
     command = [sys.executable, "-m", "jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where]

@@ -197,9 +197,30 @@ def test_mlflow_that_does_not_answer_is_told_before_training(
     spec.write_text(tiny_spec(shards))
     there = environment | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     ran = reco("pretrain", str(spec), "--storage", str(tmp_path / "runs"), environment=there)
-    assert ran.returncode in (1, 2)
+    assert ran.returncode == 2
     assert "127.0.0.1:9" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_dead_ray_address_is_told_at_once(shards: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(tiny_spec(shards))
+    there = environment | {"RAY_ADDRESS": "127.0.0.1:9"}
+    ran = reco("pretrain", str(spec), "--storage", str(tmp_path / "runs"), environment=there)
+    assert ran.returncode == 2
+    assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9: nothing listens there" in ran.stderr
+
+
+def test_after_a_mistake_the_same_run_id_takes_the_mended_spec(
+    shards: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(tiny_spec(shards, train__epochs=1))
+    command = ["pretrain", str(spec), "--run-id", "mended", "--storage", str(tmp_path / "runs")]
+    ran = reco(*command, "--set", "data.train=/nowhere", environment=environment)
+    assert ran.returncode == 2
+    ran = reco(*command, environment=environment)
+    assert ran.returncode == 0, ran.stderr
 
 
 def wait_for_step(

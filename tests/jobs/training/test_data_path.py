@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.loading.batch import Replaced
 from jobs.run_folder import RunFolder
 from jobs.shards.dataset import open_dataset
 from jobs.spec import parse_spec
 from jobs.training.loop import Trainer
 from jobs.training.plan import PlanError
-from jobs.training.quarantine import BadPicturesError
+from jobs.training.quarantine import BadPicturesError, Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.run import run
 from tests.pictures import tiny_spec, write_shards
@@ -137,6 +138,26 @@ def test_too_many_bad_pictures_end_the_run_and_are_listed(tmp_path: Path) -> Non
     assert "reco data verify" in str(caught.value)
     assert len(folder.quarantine()) > 4
     json.dumps(folder.quarantine())
+
+
+def test_bad_pictures_count_in_every_epoch_however_seldom_is_logged(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", samples=200)
+    damage(shards, 1, range(0, 40, 3))
+    text = tiny_spec(shards, data__bad_pictures=0.02, train__log_every=500, checkpoint__every="1h")
+    with pytest.raises(BadPicturesError, match=r"pictures of epoch 0 cannot be used"):
+        run(parse_spec(text), folder=folder_for(text, tmp_path), ranks=ALONE)
+
+
+def test_bad_pictures_that_an_earlier_attempt_met_count_after_a_restart(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path), "r")
+    first, second = (Quarantine(folder, rank=rank, samples=100, allowed=0.02) for rank in (1, 0))
+    first.add(Replaced(step=step, epoch=0, sample_id=step, key="k", reason="bad", by=9) for step in (1, 2, 5))
+    first.write()
+    second.take_up(epoch=0, step=4)
+    second.add([Replaced(step=5, epoch=0, sample_id=5, key="k", reason="bad", by=9)])
+    assert second.met(0) == 3
+    with pytest.raises(BadPicturesError):
+        second.check(second.met(0), 0)
 
 
 def test_a_set_with_too_many_unusable_pictures_is_refused_before_it_begins(tmp_path: Path) -> None:

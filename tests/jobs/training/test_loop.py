@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.checkpoints.fence import Fence
 from jobs.checkpoints.manifest import list_manifests
 from jobs.run_folder import Record, RunFolder
 from jobs.spec import parse_spec
@@ -265,6 +266,9 @@ def test_a_probe_without_labels_is_refused(shards: Path, tmp_path: Path) -> None
 def test_a_run_id_is_not_reused_for_another_experiment(shards: Path, tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path), "same")
     folder.claim(parse_spec(tiny_spec(shards)))
+    folder.claim(parse_spec(tiny_spec(shards, optimizer__lr=0.4)))  # nothing has begun yet
+    folder.claim(parse_spec(tiny_spec(shards)))
+    Fence.take(folder.storage)
     folder.claim(parse_spec(tiny_spec(shards, scale__cpus_per_worker=2)))  # how it is carried out may change
     with pytest.raises(Exception, match="exists with another spec"):
         folder.claim(parse_spec(tiny_spec(shards, optimizer__lr=0.5)))
