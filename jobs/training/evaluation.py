@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from jobs.loading.batch import Replaced
 from jobs.loading.messages import Opened
 from jobs.reco import ReCo
 from jobs.spec import RunSpec
 from jobs.training import health, probes
 from jobs.training.plan import Data, method_config
+from jobs.training.quarantine import BadPicturesError
 from jobs.training.ranks import Ranks
+
+_log = logging.getLogger(__name__)
+_EXAMPLES = 3
 
 
 class Evaluation:
@@ -44,11 +51,8 @@ class Evaluation:
         if train is None or valid is None:
             return {}
         encoder = self.frozen(model)
-        features = self._embed(encoder, valid)
-        return {
-            "valid/knn": self._k_nearest(self._embed(encoder, train), train, features, valid),
-            "valid/rank_me": health.rank_me(features),
-        }
+        fitted, judged = self._embed(encoder, train), self._embed(encoder, valid)
+        return {"valid/knn": self._k_nearest(fitted, judged), "valid/rank_me": health.rank_me(judged.features)}
 
     def at_the_end(self, model: ReCo) -> dict[str, float]:
         """The final record: probes on the test set (or valid where there is none), beside the baselines."""
@@ -56,23 +60,17 @@ class Evaluation:
         train = self._data.probe_train
         if train is None:
             rows = range(min(len(self._data.train), probes.CALIBRATION_PICTURES))
-            features = probes.embed(
-                encoder,
-                self._data.loader,
-                self._data.train,
-                rows,
-                image_size=self._size,
-                device=self._ranks.device,
-                replace=True,
+            embedded = probes.embed(
+                encoder, self._data.loader, self._data.train, rows, image_size=self._size, device=self._ranks.device
             )
-            return {"train/rank_me": health.rank_me(features)}
+            return {"train/rank_me": health.rank_me(embedded.features)}
         name, final = ("test", self._data.probe_test) if self._data.probe_test else ("valid", self._data.probe_valid)
         assert final is not None
         fitted, judged = self._embed(encoder, train), self._embed(encoder, final)
         results = {
-            f"{name}/knn": self._k_nearest(fitted, train, judged, final),
-            f"{name}/linear": probes.linear_accuracy(fitted, self._labels(train), judged, self._labels(final)),
-            f"{name}/rank_me": health.rank_me(judged),
+            f"{name}/knn": self._k_nearest(fitted, judged),
+            f"{name}/linear": probes.linear_accuracy(fitted.features, fitted.labels, judged.features, judged.labels),
+            f"{name}/rank_me": health.rank_me(judged.features),
         }
         untrained = probes.untrained_encoder(
             method_config(self._spec), self._data.loader, train, image_size=self._size, device=self._ranks.device
@@ -83,7 +81,7 @@ class Evaluation:
             ("knn_raw_pixels", probes.raw_pixels, side),
         ):
             fitted, judged = self._embed(embedding, train, size), self._embed(embedding, final, size)
-            results[f"{name}/{baseline}"] = self._k_nearest(fitted, train, judged, final)
+            results[f"{name}/{baseline}"] = self._k_nearest(fitted, judged)
         return results | {"k": float(self.k)}
 
     def frozen(self, model: ReCo) -> nn.Module:
@@ -97,9 +95,9 @@ class Evaluation:
     def _size(self) -> int:
         return self._spec.data.image_size
 
-    def _embed(self, encoder: Callable[[Tensor], Tensor], dataset: Opened, size: int | None = None) -> Tensor:
+    def _embed(self, encoder: Callable[[Tensor], Tensor], dataset: Opened, size: int | None = None) -> probes.Embedded:
         self._progress()
-        return probes.embed_everywhere(
+        embedded = probes.embed_everywhere(
             encoder,
             self._data.loader,
             dataset,
@@ -107,11 +105,28 @@ class Evaluation:
             ranks=self._ranks,
             precision=self._spec.train.precision if size is None else "fp32",
         )
+        self._check(embedded.replaced, dataset)
+        return embedded
 
-    def _k_nearest(self, fitted: Tensor, train: Opened, judged: Tensor, test: Opened) -> float:
+    def _check(self, replaced: Sequence[Replaced], dataset: Opened) -> None:
+        """Name what could not be used; too much of it would make the figures mean little.
+
+        Raises:
+            BadPicturesError: It is more than the spec allows.
+        """
+        bad = round(float(self._ranks.total(torch.tensor(float(len(replaced)), device=self._ranks.device))))
+        for each in replaced[:_EXAMPLES]:
+            _log.warning("the probe does without %s: %s", each.key, each.reason)
+        allowed = math.ceil(self._spec.data.bad_pictures * len(dataset))
+        if bad > allowed:
+            first = f" {replaced[0].key}: {replaced[0].reason}." if replaced else ""
+            raise BadPicturesError(
+                f"{bad} of the {len(dataset)} pictures of a probe set cannot be used, more than data.bad_pictures "
+                f"{self._spec.data.bad_pictures:g} allows ({allowed}).{first}",
+                hint="`reco data verify` lists them; mend the shards, or allow more, and continue.",
+            )
+
+    def _k_nearest(self, fitted: probes.Embedded, judged: probes.Embedded) -> float:
         return probes.k_nearest_accuracy(
-            fitted, self._labels(train), judged, self._labels(test), k=self.k, ranks=self._ranks
+            fitted.features, fitted.labels, judged.features, judged.labels, k=self.k, ranks=self._ranks
         )
-
-    def _labels(self, dataset: Opened) -> Tensor:
-        return torch.from_numpy(dataset.labels).to(self._ranks.device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jobs.loading.batch import Replaced
 from jobs.loading.detail import Detail
 from jobs.loading.messages import Opened
 from jobs.loading.process import LoaderProcess
@@ -40,6 +41,20 @@ def default_k(train_labels: np.ndarray) -> int:
     return int(np.clip(len(train_labels) // classes // 5, 1, 200))
 
 
+class Embedded(NamedTuple):
+    """Features of pictures, with what is known of each.
+
+    Attributes:
+        features: Shape (n, c), float32.
+        labels: Shape (n,), int64, -1 for none. Of the picture that was embedded, where another one stands in.
+        replaced: Pictures that could not be used.
+    """
+
+    features: Tensor
+    labels: Tensor
+    replaced: tuple[Replaced, ...]
+
+
 @torch.no_grad()
 def embed(
     encoder: Callable[[Tensor], Tensor],
@@ -50,9 +65,10 @@ def embed(
     image_size: int,
     device: torch.device,
     precision: str = "fp32",
-    replace: bool = False,
-) -> Tensor:
+) -> Embedded:
     """Features of a consecutive part of a data set, in its order, from centre views.
+
+    Another picture stands in for one that cannot be used.
 
     Args:
         encoder: From (n, 3, s, s) normalised pictures to (n, c); in evaluation mode.
@@ -62,23 +78,23 @@ def embed(
         image_size: Side of the views in pixels.
         device: Where to compute.
         precision: `bf16` computes under autocast.
-        replace: Whether another picture may stand in for one that cannot be used; not where labels count.
-
-    Returns:
-        Shape (len(rows), c), float32.
     """
     if not rows:
-        return torch.empty(0, 0)
-    parts = []
+        return Embedded(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), ())
+    features, labels = [], []
+    replaced: list[Replaced] = []
     fraction = crop_fraction(image_size)
     detail = Detail.of_centre(image_size, fraction)
-    stream = loader.read(dataset, rows, batch_size=BATCH, detail=detail, replace=replace, slots=slots(device))
+    stream = loader.read(dataset, rows, batch_size=BATCH, detail=detail, replace=True, slots=slots(device))
     with Feed(stream, device) as feed:
         for ready in feed:
             views = centre_view(ready.pictures, image_size=image_size, crop_fraction=fraction)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                parts.append(encoder(views).float())
-    return torch.cat(parts)
+                features.append(encoder(views).float())
+            known = ready.batch.labels
+            labels.append(np.full(len(ready.batch), -1, dtype=np.int64) if known is None else known)
+            replaced += ready.batch.replaced
+    return Embedded(torch.cat(features), torch.from_numpy(np.concatenate(labels)), tuple(replaced))
 
 
 def embed_everywhere(
@@ -89,11 +105,13 @@ def embed_everywhere(
     image_size: int,
     ranks: Ranks,
     precision: str = "fp32",
-) -> Tensor:
-    """`embed` for a whole data set, each rank its share, gathered on all."""
+) -> Embedded:
+    """`embed` for a whole data set, each rank its share, gathered on all; `replaced` stays each rank's."""
     rows = ranks.share(len(dataset))
-    features = embed(encoder, loader, dataset, rows, image_size=image_size, device=ranks.device, precision=precision)
-    return ranks.gather_rows(features, len(dataset))
+    mine = embed(encoder, loader, dataset, rows, image_size=image_size, device=ranks.device, precision=precision)
+    count = len(dataset)
+    labels = ranks.gather_rows(mine.labels.to(ranks.device), count)
+    return Embedded(ranks.gather_rows(mine.features, count), labels, mine.replaced)
 
 
 def k_nearest_accuracy(
@@ -176,7 +194,7 @@ def untrained_encoder(
             layer.momentum = None  # type: ignore[assignment]  # a cumulative average instead of an exponential one
     encoder.train()
     rows = range(min(len(dataset), CALIBRATION_PICTURES))
-    embed(encoder, loader, dataset, rows, image_size=image_size, device=device, replace=True)
+    embed(encoder, loader, dataset, rows, image_size=image_size, device=device)
     module: nn.Module = encoder.eval()
     return module
 

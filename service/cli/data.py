@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from types import FrameType
 from typing import Annotated
 
 import typer
+
+from service.cli.child import python
+from service.cli.home import home
 
 app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards; index, verify and describe shards.")
 
@@ -23,6 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 @app.command()
 def pack(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -82,11 +85,13 @@ def pack(
         skip_unreadable=skip_unreadable,
         overwrite=overwrite,
         json=as_json,
+        debug=_debug(ctx),
     )
 
 
 @app.command()
 def index(
+    ctx: typer.Context,
     source: Source,
     place: IndexPlace = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it even where there is one.")] = False,
@@ -103,31 +108,38 @@ def index(
 
     - `reco data index 'shards/photos-{000000..000017}.tar' --index s3://mine/index --rebuild`
     """
-    _run(["index", *source, *_option("--index", place)], rebuild=rebuild, json=as_json)
+    _run(["index", *source, *_option("--index", place)], rebuild=rebuild, json=as_json, debug=_debug(ctx))
 
 
 @app.command("verify")
 def verify_(
+    ctx: typer.Context,
     source: Source,
     place: IndexPlace = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Read everything, also what was read before it was stopped.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every byte of shards, decode every picture, and name each sample that is not what the index promises.
 
     Also named: samples that the index leaves out, and shards that are cut, replaced, gone or not indexed. Whatever is
     wrong with one shard, the others are still checked. The exit code is 0 where everything is as indexed, 1 where
-    something is not.
+    something is not. When it is stopped, the same command goes on where it was; what is done is noted in `RECO_HOME`
+    until the end.
 
     Examples:
     - `reco data verify s3://datasets/photos/train`
 
     - `reco data verify shards/train shards/valid --json > faults.json`
     """
-    _run(["verify", *source, *_option("--index", place)], json=as_json)
+    command = ["verify", *source, *_option("--index", place), "--record", str(home() / "verify")]
+    _run(command, fresh=fresh, json=as_json, debug=_debug(ctx))
 
 
 @app.command()
 def stats(
+    ctx: typer.Context,
     source: Source,
     place: IndexPlace = None,
     sheet: Annotated[
@@ -147,7 +159,7 @@ def stats(
     - `reco data stats shards/train --sheet samples.png --seed 1`
     """
     command = ["stats", *source, *_option("--index", place), *_option("--sheet", sheet)]
-    _run([*command, "--samples", str(samples), "--seed", str(seed)], json=as_json)
+    _run([*command, "--samples", str(samples), "--seed", str(seed)], json=as_json, debug=_debug(ctx))
 
 
 @app.command()
@@ -176,6 +188,11 @@ def bench(
     _run(command, module="jobs.data_bench", json=as_json)
 
 
+def _debug(ctx: typer.Context) -> bool:
+    """Whether `reco --debug` was given."""
+    return bool(ctx.find_root().params.get("debug"))
+
+
 def _option(name: str, value: object) -> list[str]:
     """An option for `_run`; nothing where it was not given."""
     return [] if value is None else [name, str(value)]
@@ -184,7 +201,7 @@ def _option(name: str, value: object) -> list[str]:
 def _run(command: list[str], *, module: str = "jobs.data", **flags: bool) -> None:
     """Run the work in a process of its own, since decoding is no business of this one, and end with its exit code."""
     command += [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
-    child = subprocess.Popen([sys.executable, "-m", module, *command])
+    child = subprocess.Popen(python(module, *command))
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)  # it clears up, and does not mind hearing the terminal's Ctrl-C twice

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service.cli.child import python
 from service.cli.home import home
 
 
@@ -28,7 +28,7 @@ def embed(
 
     - `reco embed cifar10-encoder s3://datasets/cifar10/test -o test.npy --sheet neighbours.png --map map.png`
     """
-    command = [sys.executable, "-m", "jobs.embed", model, pictures, "--out", str(out), "--home", str(home())]
+    command = python("jobs.embed", model, pictures, "--out", str(out), "--home", str(home()))
     for option, path in (("--sheet", sheet), ("--map", map_)):
         if path is not None:
             command += [option, str(path)]

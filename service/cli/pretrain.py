@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import typer
 
 from jobs.errors import RecoError
 from service.cli import output
+from service.cli.child import python
 from service.cli.home import home
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def pretrain(
     log.parent.mkdir(parents=True, exist_ok=True)
     folder.claim(loaded)  # here too: the outcome of another experiment of that id must not be told as this one's
     output.note(f"run {run_id}   folder {folder.url}   log {log}")
-    command = [sys.executable, "-m", "jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where]
-    command += ["--home", str(home())]
+    command = python("jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where, "--home", str(home()))
     for change in overrides or []:
         command += ["--set", change]
     with log.open("ab") as file, _started(command, file.fileno()) as job:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import psutil
 
 from service.cli.checks.finding import Finding
+from service.cli.child import python
 
 _PATIENCE_S = 600.0
 
 
 def of(spec: str) -> list[Finding]:
     """Steps and memory of a run, from its data; in a process of its own, since torch is slow to import."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "jobs.plan", spec], capture_output=True, text=True, timeout=_PATIENCE_S, check=False
-    )
+    ran = subprocess.run(python("jobs.plan", spec), capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     lines = ran.stdout.splitlines()
     if not lines:
         return [Finding("✗", "plan", f"{spec}: {(ran.stderr.splitlines() or ['no answer'])[-1]}")]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
+
+from service.cli.child import python
 
 CONNECT_SECONDS = 3.0
 """Longest wait for a connection."""
@@ -23,7 +24,7 @@ def ask(*arguments: str) -> dict[str, Any]:
 
     Its key `error` tells a failure, one that died or hung included; `log` then holds what was written on stderr.
     """
-    command = [sys.executable, "-m", "jobs.doctor", *arguments]
+    command = python("jobs.doctor", *arguments)
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
         report: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

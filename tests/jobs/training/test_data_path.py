@@ -24,6 +24,7 @@ from jobs.training.quarantine import BadPicturesError, Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.run import run
 from tests.pictures import tiny_spec, write_shards
+from tests.ranks import run_on_ranks
 from tests.s3 import S3Server
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -158,6 +159,34 @@ def test_bad_pictures_that_an_earlier_attempt_met_count_after_a_restart(tmp_path
     assert second.met(0) == 3
     with pytest.raises(BadPicturesError):
         second.check(second.met(0), 0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_probe_does_without_a_damaged_picture(tmp_path: Path, ranks: int, caplog: pytest.LogCaptureFixture) -> None:
+    shards, probe = write_shards(tmp_path / "shards", samples=200), write_shards(tmp_path / "probe", samples=80, seed=1)
+    damage(probe, 1, range(3, 4))
+    text = tiny_spec(shards, probe=probe, train__epochs=1, data__bad_pictures=0.02)
+    folder = folder_for(text, tmp_path)
+    if ranks == 1:
+        run(parse_spec(text), folder=folder, ranks=ALONE)
+        assert "the probe does without part-000001.tar/000043: " in caplog.text
+    else:
+        run_on_ranks(train_on_a_rank, ranks, text, str(tmp_path))
+    result = folder.result()
+    assert result is not None
+    assert result["valid/linear"] > 50
+
+
+def train_on_a_rank(rank: int, world_size: int, text: str, storage: str) -> None:
+    run(parse_spec(text), folder=RunFolder(storage, "r"), ranks=Ranks(rank, world_size, torch.device("cpu")))
+
+
+def test_a_probe_with_too_many_damaged_pictures_is_no_probe(tmp_path: Path) -> None:
+    shards, probe = write_shards(tmp_path / "shards", samples=200), write_shards(tmp_path / "probe", samples=80, seed=1)
+    damage(probe, 0, range(0, 40, 4))
+    text = tiny_spec(shards, probe=probe, train__epochs=1, data__bad_pictures=0.02)
+    with pytest.raises(BadPicturesError, match=r"10 of the 80 pictures of a probe set cannot be used.* allows \(2\)"):
+        run(parse_spec(text), folder=folder_for(text, tmp_path), ranks=ALONE)
 
 
 def test_a_set_with_too_many_unusable_pictures_is_refused_before_it_begins(tmp_path: Path) -> None:
