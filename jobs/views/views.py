@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -33,10 +33,10 @@ MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
 """ImageNet's standard deviation of red, green and blue in 0..1."""
 
-# Views made in one go, counted in floats of the result. A CPU wants what it works on in its cache (twenty passes over
-# it); an accelerator wants few launches, and only the memory of the input windows sets a bound.
-_CPU_FLOATS: Final = 2**21
-_ACCELERATOR_FLOATS: Final = 2**25
+# Views made in one go, counted in floats of the result and of the windows they come from. A CPU wants what it works on
+# in its cache (twenty passes over it); an accelerator wants few launches, and only memory sets a bound.
+_CPU_FLOATS: Final = (2**21, 2**23)
+_ACCELERATOR_FLOATS: Final = (2**25, 2**27)
 
 
 class Views:
@@ -157,11 +157,10 @@ def _make(
     result = torch.empty((count, size, size, 3), dtype=torch.float32, device=device)
     scale = torch.tensor([1.0 / (255.0 * std) for std in STD], device=device)
     shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)], device=device)
-    floats = _CPU_FLOATS if device.type == "cpu" else _ACCELERATOR_FLOATS
-    chunk = max(1, floats // (3 * size * size))
+    floats, window_floats = _CPU_FLOATS if device.type == "cpu" else _ACCELERATOR_FLOATS
+    most = max(1, floats // (3 * size * size))
     with torch.autocast(device.type, enabled=False):
-        for first in range(0, count, chunk):
-            views = np.arange(first, min(first + chunk, count))
+        for views in _portions(3 * crops.height * crops.width, most=most, window_floats=window_floats):
             order = np.arange(len(views)) if colors is None else schedule(colors.take(views))
             views = views[order]
             planes = crop_resize_flip(pictures, sources[views], crops.take(views), size)
@@ -174,9 +173,36 @@ def _make(
                 blur_(planes, sigmas[views])
             rows = torch.empty((len(views), size, size, 3), device=device)
             torch.addcmul(shift, planes.permute(1, 2, 3, 0), scale, out=rows)
-            places = torch.from_numpy(np.argsort(order)).to(device)
-            torch.index_select(rows, 0, places, out=result[first : first + len(views)])
+            result.index_copy_(0, torch.from_numpy(views).to(device), rows)
     return result.permute(0, 3, 1, 2)
+
+
+def _portions(windows: Integers, *, most: int, window_floats: int) -> Iterator[Integers]:
+    """Cuts views into portions that are made in one go.
+
+    All windows of a portion are as large as its largest. So where one picture is far larger than the rest, views go
+    with others of their size rather than all be treated like it.
+
+    Args:
+        windows: Floats of each view's window, int64 [n].
+        most: Most views of a portion.
+        window_floats: Most floats of its windows, unless it is a single view.
+
+    Yields:
+        Numbers of views, int64; each view is in one portion.
+    """
+    count = len(windows)
+    if min(most, count) * int(windows.max(initial=0)) <= window_floats:
+        for first in range(0, count, most):
+            yield np.arange(first, min(first + most, count))
+        return
+    by_size = np.argsort(-windows, kind="stable")
+    first = 0
+    while first < count:
+        fit = int(window_floats // windows[by_size[first]])
+        stop = min(first + max(1, min(most, fit)), count)
+        yield by_size[first:stop]
+        first = stop
 
 
 def _check(pictures: Pictures, sample_ids: Integers) -> None:

@@ -69,7 +69,7 @@ def test_a_view_does_not_depend_on_the_rest_of_the_batch(monkeypatch: pytest.Mon
     # Sums over other windows may differ in their last bits: levels of 255, so 2e-5 of a level's 1/57 each.
     torch.testing.assert_close(moved[1], strong[0][shuffled], rtol=0, atol=1e-5)
     torch.testing.assert_close(moved[0], strong[1][shuffled], rtol=0, atol=1e-5)
-    monkeypatch.setattr(views_module, "_CPU_FLOATS", 1)
+    monkeypatch.setattr(views_module, "_CPU_FLOATS", (1, 1))
     for index, pixels in enumerate(arrays()):
         one = {"epoch": 3, "sample_ids": IDS[index : index + 1]}
         picture = Pictures.pack([pixels])
@@ -77,6 +77,26 @@ def test_a_view_does_not_depend_on_the_rest_of_the_batch(monkeypatch: pytest.Mon
         torch.testing.assert_close(alone[0], strong[1][index], rtol=0, atol=1e-5)
         alone = views.weak(picture, view=2, **one)
         torch.testing.assert_close(alone[0], weak[index], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("window_floats", [1, 3 * 20 * 30, 3 * 200 * 300])
+def test_views_of_like_size_go_together_and_are_the_same_views(
+    monkeypatch: pytest.MonkeyPatch, window_floats: int
+) -> None:
+    views, pictures = make(blur=0.5), batch()
+    expected = views.strong(pictures, epoch=3, sample_ids=IDS, views=(0, 1))
+    monkeypatch.setattr(views_module, "_CPU_FLOATS", (2**21, window_floats))
+    found = views.strong(pictures, epoch=3, sample_ids=IDS, views=(0, 1))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_one_large_picture_does_not_make_all_windows_large() -> None:
+    windows = np.array([3 * 32 * 32] * 255 + [3 * 400 * 500], dtype=np.int64)
+    portions = list(views_module._portions(windows, most=682, window_floats=2**23))
+    assert sorted(np.concatenate(portions).tolist()) == list(range(256))
+    assert max(len(each) * int(windows[each].max()) for each in portions) <= 2**23
+    assert len(portions) == 2
 
 
 @pytest.mark.parametrize("change", ["epoch", "view", "seed", "sample"])
