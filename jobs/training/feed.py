@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ import torch
 
 from jobs.loading.batch import Batch
 from jobs.loading.stream import Stream
+from jobs.training.pinning import Pinned
 from jobs.views import Pictures
-
-_log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Batches that are copied to an accelerator before they are needed."""
@@ -58,7 +56,7 @@ class Feed:
     def __init__(self, stream: Stream, device: torch.device) -> None:
         self._stream = stream
         self._device = device
-        self._pinned = device.type == "cuda" and _pin(stream)
+        self._pinned = Pinned(stream.ring.size)
 
     def __enter__(self) -> Self:
         return self
@@ -75,10 +73,9 @@ class Feed:
 
     def close(self) -> None:
         """End the stream."""
-        if self._pinned:
-            torch.cuda.synchronize(self._device)  # a copy under way reads memory that is unpinned next
-            _unpin(self._stream)
-            self._pinned = False
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # a copy under way reads memory that is let go next
+            self._pinned.close()
         self._stream.close()
 
     def _copied(self) -> Iterator[DeviceBatch]:
@@ -92,6 +89,7 @@ class Feed:
                 if batch is None:
                     more = False
                     break
+                self._pinned.cover(batch.pixels)
                 with torch.cuda.stream(copying):
                     pictures = packed(batch).to(self._device, non_blocking=True)
                     done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -106,17 +104,3 @@ class Feed:
             done.synchronize()  # copied two steps ago: only then may the loader write there again
             self._stream.release(ready.batch)
             yield ready
-
-
-def _pin(stream: Stream) -> bool:
-    memory = stream.ring.memory
-    error = torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)  # type: ignore[no-untyped-call]
-    if int(error) != 0:
-        # Copies still work, through a buffer of the driver's; a container may forbid locked memory.
-        _log.warning("the loader's memory cannot be pinned (CUDA error %s): copies will not be asynchronous", error)
-        return False
-    return True
-
-
-def _unpin(stream: Stream) -> None:
-    torch.cuda.cudart().cudaHostUnregister(stream.ring.memory.ctypes.data)  # type: ignore[no-untyped-call]
