@@ -11,12 +11,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from jobs.run_folder import RunFolder
-from tests.pictures import tiny_spec, write_shards
+from tests.pictures import damage, tiny_spec, write_shards
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 PATIENCE_S = 300.0  # a Ray cluster starts in ten seconds on two free cores, in a minute or more beside other work
 pytestmark = pytest.mark.timeout(1000)
@@ -48,17 +52,27 @@ def reco(*words: str, environment: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE_S)
 
 
-def history(home: Path, run_id: str, metric: str) -> list[int]:
-    """Steps of a metric as MLflow has them, in the order they were logged; fails unless there is one run of that id."""
+def mlflow_run(home: Path, run_id: str) -> Run:
+    """The run of that id; fails unless there is one."""
     from mlflow import MlflowClient
 
     from jobs.tracking.server import tracking_uri
 
     client = MlflowClient(tracking_uri(home))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, f"tags.`reco.run_id` = '{run_id}'")
-    assert len(runs) == 1
-    points = client.get_metric_history(runs[0].info.run_id, metric)
+    (found,) = client.search_runs(experiments, f"tags.`reco.run_id` = '{run_id}'")
+    return found
+
+
+def history(home: Path, run_id: str, metric: str) -> list[int]:
+    """Steps of a metric as MLflow has them, in the order they were logged."""
+    from mlflow import MlflowClient
+
+    from jobs.tracking.server import tracking_uri
+
+    client = MlflowClient(tracking_uri(home))
+    run = mlflow_run(home, run_id)
+    points = client.get_metric_history(run.info.run_id, metric)
     return [point.step for point in sorted(points, key=lambda point: (point.timestamp, point.step))]
 
 
@@ -211,16 +225,21 @@ def test_a_dead_ray_address_is_told_at_once(shards: Path, environment: dict[str,
     assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9: nothing listens there" in ran.stderr
 
 
-def test_after_a_mistake_the_same_run_id_takes_the_mended_spec(
-    shards: Path, environment: dict[str, str], tmp_path: Path
+def test_after_a_mistake_the_same_run_id_takes_the_mended_spec_and_mlflow_names_the_bad_pictures(
+    home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    shards = write_shards(tmp_path / "shards", samples=200)
+    damage(shards, 2, range(7, 8))
     spec = tmp_path / "spec.yaml"
-    spec.write_text(tiny_spec(shards, train__epochs=1))
+    spec.write_text(tiny_spec(shards, train__epochs=1, data__bad_pictures=0.01))
     command = ["pretrain", str(spec), "--run-id", "mended", "--storage", str(tmp_path / "runs")]
     ran = reco(*command, "--set", "data.train=/nowhere", environment=environment)
     assert ran.returncode == 2
     ran = reco(*command, environment=environment)
     assert ran.returncode == 0, ran.stderr
+    tags = mlflow_run(home, "mended").data.tags
+    assert tags["reco.bad_pictures"] == "1"
+    assert tags["reco.bad_pictures_first"].startswith("part-000002.tar/000087: ")
 
 
 def wait_for_step(

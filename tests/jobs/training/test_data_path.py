@@ -16,14 +16,13 @@ import torch
 
 from jobs.loading.batch import Replaced
 from jobs.run_folder import RunFolder
-from jobs.shards.dataset import open_dataset
 from jobs.spec import parse_spec
 from jobs.training.loop import Trainer
 from jobs.training.plan import PlanError
 from jobs.training.quarantine import BadPicturesError, Quarantine
 from jobs.training.ranks import Ranks
 from jobs.training.run import run
-from tests.pictures import tiny_spec, write_shards
+from tests.pictures import damage, tiny_spec, write_shards
 from tests.ranks import run_on_ranks
 from tests.s3 import S3Server
 
@@ -51,19 +50,6 @@ def folder_for(text: str, tmp_path: Path, run_id: str = "r") -> RunFolder:
     folder = RunFolder(str(tmp_path), run_id)
     folder.claim(parse_spec(text))
     return folder
-
-
-def damage(shards: Path, shard: int, numbers: range) -> None:
-    """Overwrite the middle of some pictures, so that size and time of the shard stay what the index says."""
-    dataset = open_dataset(str(shards))
-    path = shards / f"part-{shard:06d}.tar"
-    records, before = dataset.records(shard), path.stat()
-    data = bytearray(path.read_bytes())
-    for number in numbers:
-        place = int(records.offsets[number]) + int(records.lengths[number]) // 2
-        data[place : place + 16] = bytes(16)
-    path.write_bytes(data)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_the_trainers_process_reads_and_decodes_nothing(
