@@ -7,9 +7,12 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -30,6 +33,7 @@ Result = tuple[dict[str, object], int]
 """What `--json` prints, and the exit code."""
 
 _MEGABYTE = 1_000_000
+_FAILED = 1
 _INTERRUPTED = 130
 _SHOWN = 5
 _HISTOGRAM = 30
@@ -43,15 +47,30 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     try:
         result, code = _COMMANDS[given.command](given)
+        if given.json:
+            _say(json.dumps(result, indent=2, ensure_ascii=False))
     except RecoError as error:
-        _say(f"error: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), sys.stderr)
+        _fail(error, error.message, error.hint, given.debug)
         return error.exit_code
     except KeyboardInterrupt:
-        _say(f"stopped; {_WHEN_STOPPED[given.command]}", sys.stderr)
+        goes_on = ", and the same command goes on from here" if given.command == "verify" and given.record else ""
+        _say(f"stopped; {_WHEN_STOPPED[given.command]}{goes_on}", sys.stderr)
         return _INTERRUPTED
-    if given.json:
-        _say(json.dumps(result, indent=2, ensure_ascii=False))
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has; what is buffered must not fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except Exception as error:  # noqa: BLE001 - the last stop before the user: said in a line, and never passed over
+        first = next(iter(str(error).splitlines()), "")
+        said = f"unexpected: {type(error).__name__}{': ' if first else ''}{first}"
+        _fail(error, said, None if given.debug else "Run again with `reco --debug data …` to see where.", given.debug)
+        return _FAILED
     return code
+
+
+def _fail(error: Exception, message: str, hint: str | None, debug: bool) -> None:
+    if debug:
+        _say("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
+    _say(f"error: {message}" + (f"\n  → {hint}" if hint else ""), sys.stderr)
 
 
 def _pack(given: argparse.Namespace) -> Result:
@@ -129,15 +148,24 @@ def _index(given: argparse.Namespace) -> Result:
 
 def _verify(given: argparse.Namespace) -> Result:
     with _bars() as report:
-        verdict = verify(given.source, index=given.index, progress=lambda done, total: report("verifying", done, total))
+        verdict = verify(
+            given.source,
+            index=given.index,
+            progress=lambda done, total: report("verifying", done, total),
+            record=given.record,
+            fresh=given.fresh,
+        )
     faults = verdict.faults
     if not given.json:
         for shard, key, reason in faults:
             _say(f"✗ {shard}{'/' if key else ''}{key}: {reason}")
+        if verdict.before:
+            _say(f"  it went on: {verdict.before:,} shards were read before, since {verdict.began}; --fresh reads all")
         what = f"{verdict.samples:,} samples in {verdict.shards:,} shards"
         _say(f"✗ {len(faults):,} faults; {what} were checked" if faults else f"✓ {what}: every byte is as indexed")
     listed = [fault._asdict() for fault in faults]
-    return {"shards": verdict.shards, "samples": verdict.samples, "faults": listed}, 1 if faults else 0
+    result = {"shards": verdict.shards, "samples": verdict.samples, "read_before": verdict.before, "faults": listed}
+    return result, 1 if faults else 0
 
 
 def _stats(given: argparse.Namespace) -> Result:
@@ -227,6 +255,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     indexing = commands.add_parser("index", help="check the index of shards, or build it")
     indexing.add_argument("--rebuild", action="store_true", help="build it even where there is one")
     verifying = commands.add_parser("verify", help="read every byte, decode every picture")
+    verifying.add_argument("--record", type=Path, help="local folder to note in what is done, to go on with")
+    verifying.add_argument("--fresh", action="store_true", help="read everything, also what was read before")
     describing = commands.add_parser("stats", help="counts, sizes, formats, labels")
     describing.add_argument("--sheet", help="PNG to draw samples in")
     describing.add_argument("--samples", type=int, default=48, help="how many to draw")
@@ -236,6 +266,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         command.add_argument("--index", help="where the index is kept, if not beside the shards")
     for command in (packing, indexing, verifying, describing):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 
 

@@ -21,6 +21,7 @@ MOST_PIXELS = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 
 _CMYK = ("CMYK", "YCCK")
+_SIMPLEJPEG_ERRORS = (ValueError, KeyError)  # the second for a chroma subsampling it has no name for, such as 4:4:1
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, IndexError, EOFError)
 
 
@@ -52,7 +53,7 @@ def picture_size(data: Bytes) -> tuple[str, int, int]:
     if kind == "jpeg":
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        except ValueError:
+        except _SIMPLEJPEG_ERRORS:
             pass  # simplejpeg is strict; Pillow has the last word below
         else:
             _refuse_bomb(height, width)
@@ -104,7 +105,7 @@ def _decode(data: Bytes, kind: str, out: Pixels, factor: int = 1) -> None:
         try:
             # The smallest of 1, 1/2, 1/4 and 1/8 that is not below these is what it takes: exactly ours.
             pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=out.shape[0], min_width=out.shape[1], buffer=out)
-        except ValueError:
+        except _SIMPLEJPEG_ERRORS:
             # Strict mode takes warnings for errors, also where the picture is whole. The bytes have passed their
             # checksum, so what Pillow reads to the end is what was packed.
             pixels = None

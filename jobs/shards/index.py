@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import pydantic
 
 from jobs.shards.errors import IndexMismatchError
-from jobs.shards.records import VERSION, ShardRecords, from_columns, sha256, to_columns
+from jobs.shards.records import MOST_LABEL, VERSION, ShardRecords, from_columns, sha256, to_columns
 from jobs.shards.tar import Scanned
 from jobs.storage import NotFoundError, Storage, StoredObject
 
@@ -77,6 +77,9 @@ def load_root(place: Storage, name: str) -> Root:
         root = Root.model_validate_json(data)
     except (ValueError, KeyError, TypeError) as error:
         raise IndexMismatchError(f"{where} is damaged: it is no index.", hint=REBUILD) from error
+    for entry in root.shards:
+        if entry.classes > MOST_LABEL + 1:  # an earlier program took any number
+            raise IndexMismatchError(f"{where} has the label {entry.classes - 1} in {entry.name}.", hint=REBUILD)
     if content_hash(root.shards) != root.content:
         raise IndexMismatchError(f"{where} is damaged: its hashes do not fit together.", hint=REBUILD)
     return root

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from jobs.errors import UserError
 from jobs.shards import web
+from jobs.shards.records import MOST_LABEL
 from jobs.storage import Storage, join_url, open_storage, split_url
 
 SUFFIXES = (".csv", ".parquet")
 _PLACES = ("path", "url")
 _LABEL = "label"
+_DIGITS = 18  # of any number that fits 64 bits
 _HINT = "Give one column called path or url, and label if there are labels."
 
 
@@ -98,6 +100,8 @@ class Listed:
         with self._lock:
             if root not in self._storages:
                 self._storages[root] = open_storage(root)
+        if root != "/" and not {".", ".."} & set(path.split("/")):
+            return self._storages[root], path  # in S3 `a//b` is not `a/b`
         return self._storages[root], os.path.normpath("/" + path).lstrip("/")
 
     def _read_table(self, data: bytes) -> pa.Table:
@@ -118,23 +122,34 @@ class Listed:
             return np.full(len(table), -1, np.int64), []
         column = table.column(_LABEL)
         if pa.types.is_integer(column.type):
-            numbers = pc.fill_null(pc.cast(column, pa.int64()), -1)
-            return self._checked(numbers.to_numpy().astype(np.int64)), []
+            return self._checked(column), []
         texts = pc.utf8_trim_whitespace(_as_text(column, self._table, _LABEL))
         texts = pc.if_else(pc.equal(texts, ""), None, texts)
         known = texts.drop_null()
-        if len(known) and pc.all(pc.match_substring_regex(known, r"^-?[0-9]{1,18}$")).as_py():
-            return self._checked(pc.fill_null(pc.cast(texts, pa.int64()), -1).to_numpy().astype(np.int64)), []
+        if len(known) and pc.all(pc.match_substring_regex(known, r"^-?[0-9]+$")).as_py():
+            longest = known.filter(pc.greater(pc.utf8_length(known), _DIGITS))
+            if len(longest):
+                raise self._no_class(longest[0].as_py())
+            return self._checked(pc.cast(texts, pa.int64())), []
         classes = sorted(pc.unique(known).to_pylist())
         found = pc.fill_null(pc.index_in(texts, pa.array(classes, pa.string())), -1)
         return found.to_numpy().astype(np.int64), classes
 
-    def _checked(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        if len(labels) and labels.min() < -1:
-            raise UserError(
-                f"{self._table} has the label {labels.min()}.", hint="Classes are whole numbers from 0; empty is none."
-            )
+    def _checked(self, column: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
+        """Whole numbers of any width as labels int64[n]."""
+        least, most = pc.min_max(column).as_py().values()  # None where every label is empty
+        if least is not None and least < -1:
+            raise self._no_class(least)
+        if most is not None and most > MOST_LABEL:
+            raise self._no_class(most)
+        labels: NDArray[np.int64] = pc.fill_null(pc.cast(column, pa.int64()), -1).to_numpy().astype(np.int64)
         return labels
+
+    def _no_class(self, label: object) -> UserError:
+        return UserError(
+            f"{self._table} has the label {str(label)[:40]}.",
+            hint=f"Classes are whole numbers from 0 to {MOST_LABEL:,}, or names; empty is none.",
+        )
 
 
 def _as_text(column: pa.ChunkedArray, table: str, name: str) -> pa.Array:

@@ -15,6 +15,7 @@ from jobs.shards.destination import Destination, open_destination
 from jobs.shards.index import describe
 from jobs.shards.pictures import PictureSource, open_pictures
 from jobs.shards.prepare import Changes, Prepared, Unreadable, check_changes, prepare
+from jobs.shards.records import MOST_LABEL
 from jobs.shards.split import divide
 from jobs.shards.tar import scan_shard
 from jobs.shards.unfinished import Done, Plan, Unfinished
@@ -109,6 +110,11 @@ def pack(
     """
     check_changes(changes)
     pictures = open_pictures(source, index=index, progress=lambda now, total: report("indexing", now, total))
+    if len(pictures.classes) > MOST_LABEL + 1:
+        raise UserError(
+            f"{source} has {len(pictures.classes):,} classes, more than {MOST_LABEL + 1:,}.",
+            hint="Folders directly below it, or names in a list, are taken for classes: are these meant to be?",
+        )
     plan = Plan(
         source=source,
         pictures=len(pictures.labels),

@@ -98,7 +98,8 @@ class Files:
                 f"There are no pictures ({', '.join(_ENDINGS)}) in {self._storage.url}.",
                 hint="Check the path; other formats have to be converted first.",
             )
-        folders = [key.partition("/")[0] if "/" in key else None for key in self._keys]
+        # In S3 a folder's name may be empty, as in `photos//1.jpg`: that names no class.
+        folders = [key.partition("/")[0] or None if "/" in key else None for key in self._keys]
         self.classes = sorted({folder for folder in folders if folder is not None})
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.places = [self._storage.url]

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 FORMATS = ("jpeg", "png", "webp", "jpeg-cmyk")
 """What the index calls a picture's format. CMYK is apart: Pillow converts it, simplejpeg rounds otherwise."""
 
+MOST_LABEL = 999_999
+"""A larger label is no class number but some other number: a table of counts per class would fill the memory."""
+
 VERSION = 1
 _COLUMNS = ("keys", "offsets", "lengths", "crc32c", "heights", "widths", "formats", "labels")
 

@@ -14,7 +14,7 @@ import google_crc32c
 
 from jobs.shards.decode import PictureError, picture_size
 from jobs.shards.errors import ShardError
-from jobs.shards.records import LeftOut, Sample
+from jobs.shards.records import MOST_LABEL, LeftOut, Sample
 from jobs.storage import Storage, StoredObject
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -24,6 +24,8 @@ _BLOCK = 512
 _WINDOW = 8 << 20
 _ENDINGS = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _PASSED_OVER = re.compile(r"(^|/)\._|^__[^/]*__($|/)")  # macOS's shadow files; WebDataset's own notes
+_DIGITS = 18  # zeros in front count; Python refuses to read thousands of digits
+_CLASSES = f"Classes are whole numbers from 0 to {MOST_LABEL:,}."
 _CUT = "It was cut in transfer, or is still being written: copy it again."
 
 
@@ -168,21 +170,23 @@ def _finish(key: str, draft: _Draft) -> Sample | LeftOut:
 
 def _class_label(data: bytes, where: str) -> int:
     text = data.decode("ascii", "replace").strip()
-    if not text.isdecimal():
-        raise ShardError(
-            f"{where}.cls holds {text[:40]!r}, not a class number.", hint="Classes are whole numbers from 0."
-        )
+    if not text.isdecimal() or len(text) > _DIGITS or int(text) > MOST_LABEL:
+        raise ShardError(f"{where}.cls holds {text[:40]!r}, not a class number.", hint=_CLASSES)
     return int(text)
 
 
 def _json_label(data: bytes, where: str) -> int:
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{where}.json is no JSON ({error}).", hint="Mend it, and pack again.") from error
     label = document.get("label") if isinstance(document, dict) else None
     # Many data sets keep a caption or name under this key: that is no class number, and nothing to stop for.
-    return label if isinstance(label, int) and not isinstance(label, bool) and label >= 0 else -1
+    if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+        return -1
+    if label > MOST_LABEL:
+        raise ShardError(f"{where}.json has the label {str(label)[:40]}, not a class number.", hint=_CLASSES)
+    return label
 
 
 _LABELS: dict[str, Callable[[bytes, str], int]] = {"cls": _class_label, "json": _json_label}

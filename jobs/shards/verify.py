@@ -6,34 +6,21 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 import google_crc32c
 
 from jobs.shards.decode import PictureError, decode
 from jobs.shards.errors import IndexMismatchError, ShardError, SourceError
-from jobs.shards.index import Root, ShardEntry, load_root, read_records
+from jobs.shards.index import Root, ShardEntry, content_hash, load_root, read_records
 from jobs.shards.indexing import Meter, Progress
 from jobs.shards.records import ShardRecords
 from jobs.shards.sources import Part, find_shards
 from jobs.shards.tar import Scanned, scan_shard
+from jobs.shards.verified import Fault, Verified
 from jobs.storage import NotFoundError, Storage, StorageError, StoredObject
 
 _CHANGED = "its bytes are not those that were indexed"
-
-
-class Fault(NamedTuple):
-    """Something that is wrong.
-
-    Attributes:
-        shard: The shard's URL.
-        key: The sample's key; empty where the fault is the shard's.
-        reason: What is wrong.
-    """
-
-    shard: str
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -44,14 +31,25 @@ class Verdict:
         shards: How many were looked at, missing and unknown ones as well.
         samples: How many the index promises.
         faults: Everything that is wrong, shard by shard; a shard's own faults come before its samples'.
+        before: How many of the shards an earlier verification had read that was stopped.
+        began: The day when that began; empty where there was none.
     """
 
     shards: int
     samples: int
     faults: list[Fault]
+    before: int = 0
+    began: str = ""
 
 
-def verify(source: str | Sequence[str], *, index: str | None = None, progress: Progress | None = None) -> Verdict:
+def verify(
+    source: str | Sequence[str],
+    *,
+    index: str | None = None,
+    progress: Progress | None = None,
+    record: Path | None = None,
+    fresh: bool = False,
+) -> Verdict:
     """Check shards against their index, byte by byte, and decode every picture.
 
     Whatever is wrong with one shard (cut, replaced, gone, unreadable), the others are still checked, and so are its own
@@ -61,6 +59,9 @@ def verify(source: str | Sequence[str], *, index: str | None = None, progress: P
         source: As for `open_dataset`.
         index: Where the index is kept, where it does not lie beside the shards.
         progress: Told of the bytes that are done.
+        record: A local folder to note in what is done, until the end: verifying the same shards again after it was
+            stopped goes on there. None notes nothing.
+        fresh: Read everything, also what an earlier verification had read.
 
     Raises:
         SourceError: There are no such shards, or they have no index.
@@ -71,15 +72,37 @@ def verify(source: str | Sequence[str], *, index: str | None = None, progress: P
     for part in find_shards(source):
         work += _plan(part, index)
     meter = Meter(sum(item.now.size for item in work if item.now is not None), progress)
-    threads = min(max(4, os.cpu_count() or 1), len(work))
-    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
+    verified = None
+    if record is not None:
+        content = content_hash(item.entry for item in work if item.entry is not None)
+        verified = Verified(record, content, [item.url for item in work], fresh=fresh)
+    with ThreadPoolExecutor(_threads(len(work)), thread_name_prefix="verify") as pool:
         try:
-            faults = [fault for found in pool.map(lambda item: list(item.faults(meter)), work) for fault in found]
+            found = list(pool.map(lambda item: item.find(meter, verified), work))
         except BaseException:
             meter.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+            if verified is not None:
+                verified.keep()
             raise
-    return Verdict(len(work), sum(item.entry.count for item in work if item.entry is not None), faults)
+    if verified is not None:
+        # Shards that could not be read have yet to be verified: the same command then reads only those.
+        if all(item.settled for item in found):
+            verified.remove()
+        else:
+            verified.keep()
+    before = sum(item.known for item in found)
+    return Verdict(
+        shards=len(work),
+        samples=sum(item.entry.count for item in work if item.entry is not None),
+        faults=[fault for item in found for fault in item.faults],
+        before=before,
+        began=verified.began if verified is not None and before else "",
+    )
+
+
+def _threads(shards: int) -> int:
+    return min(max(4, os.cpu_count() or 1), shards)
 
 
 def _plan(part: Part, index: str | None) -> list[_Work]:
@@ -98,6 +121,21 @@ def _plan(part: Part, index: str | None) -> list[_Work]:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """What is wrong with one shard.
+
+    Attributes:
+        faults: All of it.
+        settled: Whether that is for good, rather than for want of an answer.
+        known: Whether an earlier verification found it.
+    """
+
+    faults: list[Fault]
+    settled: bool = True
+    known: bool = False
+
+
+@dataclass
 class _Work:
     """One shard: as it was indexed, and as it is now."""
 
@@ -106,9 +144,28 @@ class _Work:
     place: Storage
     entry: ShardEntry | None
     now: StoredObject | None
+    unanswered: bool = False
+    """Whether something of it could not be read."""
 
-    def faults(self, meter: Meter) -> Iterator[Fault]:
-        """Everything that is wrong with the shard and its samples."""
+    @property
+    def url(self) -> str:
+        """The shard's URL."""
+        return f"{self.storage.url}/{self.name}"
+
+    def find(self, meter: Meter, verified: Verified | None) -> _Found:
+        """Look for everything that is wrong with the shard and its samples, unless that is known."""
+        if verified is None or self.now is None or self.entry is None:
+            return _Found(list(self._read(meter)), not self.unanswered)
+        known = verified.faults(self.url, self.now, self.entry)
+        if known is not None:
+            meter.advance(self.now.size)
+            return _Found(known, known=True)
+        faults = list(self._read(meter))
+        if not self.unanswered:
+            verified.add(self.url, self.now, self.entry, faults)
+        return _Found(faults, not self.unanswered)
+
+    def _read(self, meter: Meter) -> Iterator[Fault]:
         done = 0
 
         def advance(amount: int) -> None:
@@ -121,7 +178,7 @@ class _Work:
             meter.advance(self.now.size - done)  # what a damaged shard kept from being read in one go
 
     def _faults(self, advance: Callable[[int], None]) -> Iterator[Fault]:
-        shard, entry = f"{self.storage.url}/{self.name}", self.entry
+        shard, entry = self.url, self.entry
         if self.now is None or entry is None:
             yield Fault(shard, "", "it is in the index, and not there" if entry else "it is not in the index")
             return
@@ -137,6 +194,7 @@ class _Work:
         except ShardError as error:  # it cannot be read through, but what the index knows of can be looked at
             yield Fault(shard, "", error.message.removeprefix(shard).strip(" :."))
         except (IndexMismatchError, StorageError) as error:
+            self.unanswered = True
             yield Fault(shard, "", f"it cannot be verified: {error.message}")
             return
         keys = records.names.decode().split("\0")
@@ -147,6 +205,7 @@ class _Work:
                 yield Fault(shard, key, reason)
         for key in names.beyond(keys):
             yield Fault(shard, key, "it is not in the index")
+        self.unanswered = pictures.unanswered
         for key, reason in records.left_out:
             yield Fault(shard, key, f"left out of the index: {reason}")
 
@@ -192,6 +251,8 @@ class _Pictures:
         self._advance = advance
         self._number = {offset: number for number, offset in enumerate(records.offsets.tolist())}
         self._seen: dict[int, str | None] = {}
+        self.unanswered = False
+        """Whether a picture could not be fetched."""
 
     def look(self, offset: int, data: bytes) -> None:
         """Check what lies at `offset`."""
@@ -217,6 +278,7 @@ class _Pictures:
         try:
             return self._check(number, self._storage.read_range(self._shard.key, start, stop, etag=self._shard.etag))
         except StorageError as error:
+            self.unanswered = True
             return f"it cannot be read ({error.message})"
 
     def _check(self, number: int, data: bytes) -> str | None:

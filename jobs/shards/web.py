@@ -33,6 +33,8 @@ def fetch(url: str, patience: Patience = Patience(20.0, base=0.5)) -> bytes:  # 
             return _request(url)
         except urllib.error.HTTPError as error:
             reason, permanent = f"the server answered {error.code}", error.code < 500 and error.code not in _AGAIN
+        except http.client.InvalidURL as error:
+            reason, permanent = f"it is no URL ({error})", True
         except (OSError, http.client.HTTPException) as error:
             said = error.reason if isinstance(error, urllib.error.URLError) else error
             reason, permanent = f"it cannot be fetched ({said})", False

@@ -10,6 +10,7 @@ import shutil
 import stat as stat_module
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from jobs.storage.activity import ACTIVITY
 from jobs.storage.base import (
@@ -28,6 +29,13 @@ _FOLDER_TRIES = 100
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
+class _Folder(NamedTuple):
+    """A folder to be listed: what its keys begin with, and the device and number of each folder it lies in."""
+
+    start: str
+    above: frozenset[tuple[int, int]] = frozenset()
+
+
 class LocalStorage(Storage):
     """Files below one folder, which is made at the first write. An object's tag is its size and modification time."""
 
@@ -40,20 +48,19 @@ class LocalStorage(Storage):
         return str(self._root)
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[StoredObject]:
-        """See `Storage.list`; names that begin with the mark of unfinished files are left out."""
-        folder = check_prefix(prefix).rpartition("/")[0]
+        """See `Storage.list`; names that begin with the mark of unfinished files are left out.
+
+        Links to files and folders count as what they lead to; a folder within itself is passed over.
+        """
+        parent, slash, _ = check_prefix(prefix).rpartition("/")
         found: list[StoredObject] = []
+        folders = [_Folder(parent + slash)]
         with self._translated(prefix or "."):
-            for path, folders, files in os.walk(self._root / folder):
-                if not recursive:
-                    folders.clear()
-                for name in files:
-                    whole = Path(path) / name
-                    key = whole.relative_to(self._root).as_posix()
-                    if key.startswith(prefix) and not name.startswith(TEMPORARY):
-                        # A file may go between the listing and the look at it: then it is simply not there.
-                        with contextlib.suppress(FileNotFoundError):
-                            found.append(_describe(key, whole.stat()))
+            while folders:
+                files, below = _look_into(self._root, folders.pop())
+                found += [item for item in files if item.key.startswith(prefix)]
+                if recursive:
+                    folders += [folder for folder in below if folder.start.startswith(prefix)]
         found.sort(key=lambda item: item.key)
         return iter(found)
 
@@ -180,6 +187,30 @@ def _link(temporary: str, path: Path) -> None:
         except FileExistsError as taken:
             raise _TakenError from taken
         Path(temporary).replace(path)
+
+
+def _look_into(root: Path, folder: _Folder) -> tuple[list[StoredObject], list[_Folder]]:
+    """The files and folders directly in a folder; what goes before it is looked at is simply not there."""
+    path = root / folder.start
+    files: list[StoredObject] = []
+    names: list[str] = []
+    try:
+        about = path.stat()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    if entry.is_dir():
+                        names.append(entry.name)
+                    elif not entry.name.startswith(TEMPORARY) and stat_module.S_ISREG(entry.stat().st_mode):
+                        files.append(_describe(folder.start + entry.name, entry.stat()))
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    here = (about.st_dev, about.st_ino)
+    if here in folder.above:
+        return [], []
+    # Only what it lies in is remembered: two links to one folder are two folders.
+    above = folder.above | {here}
+    return files, [_Folder(f"{folder.start}{name}/", above) for name in names]
 
 
 def _describe(key: str, result: os.stat_result) -> StoredObject:

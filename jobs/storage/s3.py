@@ -16,8 +16,8 @@ from botocore.loaders import create_loader
 from urllib3.exceptions import HTTPError
 
 from jobs.storage.aws_errors import code_of, is_transient, status_of, translate
-from jobs.storage.base import Storage, StoredObject, check_key, check_prefix
-from jobs.storage.errors import AccessDeniedError, BucketError, NotFoundError, StorageError
+from jobs.storage.base import Storage, StoredObject
+from jobs.storage.errors import AccessDeniedError, AddressError, BucketError, NotFoundError, StorageError
 from jobs.storage.retry import IN_FLIGHT, Patience, Tries
 from jobs.storage.s3_read import Floor, RangedRead, bare_etag
 
@@ -56,7 +56,7 @@ class S3Storage(Storage):
         silence_s: float = 30.0,
     ) -> None:
         self._bucket = bucket
-        self._prefix = f"{check_key(prefix)}/" if prefix else ""
+        self._prefix = f"{_check_key(prefix)}/" if prefix else ""
         self._reading = reading
         self._asking = asking
         self._floor = floor
@@ -78,7 +78,7 @@ class S3Storage(Storage):
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[StoredObject]:
         """See `Storage.list`. The marks some tools leave for folders (keys that end with '/') are left out."""
-        request = {"Bucket": self._bucket, "Prefix": self._prefix + check_prefix(prefix)}
+        request = {"Bucket": self._bucket, "Prefix": self._prefix + _check_parts(prefix)}
         if not recursive:
             request["Delimiter"] = "/"
         found: list[StoredObject] = []
@@ -88,9 +88,17 @@ class S3Storage(Storage):
                 key = item["Key"].removeprefix(self._prefix)
                 if key and not key.endswith("/"):
                     found.append(StoredObject(key, int(item["Size"]), bare_etag(item.get("ETag", ""))))
-            if not page.get("IsTruncated") or not page.get("NextContinuationToken"):
+            if not page.get("IsTruncated"):
                 break
-            request["ContinuationToken"] = page["NextContinuationToken"]
+            token = page.get("NextContinuationToken")
+            if not token or token == request.get("ContinuationToken"):
+                where = f"{self.url}/{prefix}".rstrip("/")
+                # What is left out of a listing looks like what is not there: it is never taken for whole.
+                raise StorageError(
+                    f"{self._endpoint()} cut the listing of {where} and does not say how it goes on.",
+                    hint="The server behind AWS_ENDPOINT_URL must answer ListObjectsV2 with NextContinuationToken.",
+                )
+            request["ContinuationToken"] = token
         # Amazon sorts; not every server does.
         found.sort(key=lambda item: item.key)
         return iter(found)
@@ -185,7 +193,7 @@ class S3Storage(Storage):
             return  # one may have rights to objects without the right to ask for their bucket
 
     def _named(self, key: str) -> dict[str, Any]:
-        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+        return {"Bucket": self._bucket, "Key": self._prefix + _check_key(key)}
 
     def _translated(self, error: Exception, key: str) -> StorageError:
         where = f"{self.url}/{key}" if key else self.url
@@ -208,6 +216,23 @@ class S3Storage(Storage):
                 with _LOADER_LOCK:
                     self._clients[uploads] = _make_client(_UPLOAD_TRIES if uploads else 1, self._silence_s)
             return self._clients[uploads]
+
+
+def _check_key(key: str) -> str:
+    """Return `key` where it is one of an object; unlike a file's path it may have empty parts, as in `a//b`.
+
+    Raises:
+        AddressError: It is empty, ends with '/', or has a '.' or '..' part, which HTTP clients and servers resolve.
+    """
+    if not key or key.endswith("/"):
+        raise AddressError(f"{key!r} cannot be a key.", hint="A key names an object, not a prefix.")
+    return _check_parts(key)
+
+
+def _check_parts(prefix: str) -> str:
+    if any(part in (".", "..") for part in prefix.split("/")) or "\0" in prefix:
+        raise AddressError(f"{prefix!r} cannot be a key.", hint="Keys in S3 have no '.' or '..' parts.")
+    return prefix
 
 
 def _upload(client: Any, path: Path, bucket: str, name: str) -> None:  # noqa: ANN401 - as above

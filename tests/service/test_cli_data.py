@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import jobs.data
 from tests.jobs.shards.made import make_shards, picture, shard_members, tar_bytes
 from tests.s3 import S3Server
 
@@ -27,6 +29,12 @@ def reco(*arguments: str, environment: dict[str, str] | None = None) -> subproce
         timeout=60,
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **(environment or {})},
     )
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is noted away from the home of whoever runs the tests."""
+    monkeypatch.setenv("RECO_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture
@@ -129,6 +137,77 @@ def test_verifying_ends_with_0_where_all_is_well_and_1_where_not(tmp_path: Path)
     assert {(Path(fault["shard"]).name, fault["key"]) for fault in faults} == {
         (shard.name, key) for key in ("", "000003", "000004")
     }
+
+
+def test_verifying_that_was_stopped_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECO_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data = picture(0, height=600, width=600, kind="PNG")
+    for number in range(60):
+        (folder / f"{number:02d}.tar").write_bytes(tar_bytes([(f"{n}.png", data) for n in range(4)]))
+    assert reco("index", str(folder)).returncode == 0
+    command = [sys.executable, "-m", "service.cli.main", "data", "verify", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("home/verify/*.json")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "stopped; nothing was changed, and the same command goes on from here\n"
+    kept = list(tmp_path.glob("home/verify/*.json"))
+    record = kept[0].read_bytes()
+    done = reco("verify", str(folder), "--fresh", "--json")
+    assert json.loads(done.stdout) == {"shards": 60, "samples": 240, "read_before": 0, "faults": []}
+    assert not kept[0].exists()
+    kept[0].write_bytes(record)
+    done = reco("verify", str(folder))
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(r"  it went on: \d+ shards were read before, since \d{4}-\d\d-\d\d; --fresh reads all", first)
+    assert second == "✓ 240 samples in 60 shards: every byte is as indexed"
+    assert not kept[0].exists()
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError(6)
+
+    monkeypatch.setattr(jobs.data, "open_dataset", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process's Ctrl-C is pytest's
+    assert jobs.data.main(["index", str(tmp_path)]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: unexpected: KeyError: 6"
+    assert "--debug" in second
+    assert jobs.data.main(["index", str(tmp_path), "--debug"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.endswith("error: unexpected: KeyError: 6\n")
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli.main", "--debug", "data", "index", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback")
+    assert "error: There are no shards" in done.stderr
+
+
+def test_a_label_beyond_all_classes_is_refused(tmp_path: Path) -> None:
+    members = [*shard_members(0, 2), ("a.jpg", picture(5)), ("a.cls", b"2000000000")]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    done = reco("index", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {tmp_path}/x.tar: a.cls holds '2000000000', not a class number.",
+        "  → Classes are whole numbers from 0 to 999,999.",
+    ]
+    assert not (tmp_path / "index" / "root.json").exists()
 
 
 def test_statistics_are_told_and_drawn(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
+import jpeglib
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from jobs.shards.decode import PictureError, decode, decode_into, picture_size
@@ -71,6 +74,18 @@ def test_the_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     assert decode(encoded(colours(), "JPEG", exif=exif)).shape == (24, 40, 3)
+
+
+def test_a_subsampling_that_simplejpeg_has_no_name_for_is_pillows_to_read(tmp_path: Path) -> None:
+    colours().save(tmp_path / "plain.jpg", subsampling=0)
+    jpeg = jpeglib.read_spatial(str(tmp_path / "plain.jpg"))
+    jpeg.samp_factor = [[4, 1], [1, 1], [1, 1]]  # 4:4:1
+    jpeg.write_spatial(str(tmp_path / "tall.jpg"))
+    data = (tmp_path / "tall.jpg").read_bytes()
+    with pytest.raises(KeyError):
+        simplejpeg.decode_jpeg_header(data)
+    assert picture_size(data) == ("jpeg", 24, 40)
+    assert (decode(data) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -12,10 +12,10 @@ import pytest
 
 from jobs.shards import indexing
 from jobs.shards.dataset import open_dataset
-from jobs.shards.errors import ShardError
+from jobs.shards.errors import IndexMismatchError, ShardError
 from jobs.shards.tar import Scanned, scan_shard
 from jobs.storage import Storage, StoredObject, open_storage
-from tests.jobs.shards.made import make_shards
+from tests.jobs.shards.made import make_shards, picture, tar_bytes
 from tests.s3 import S3Server
 
 _KILLED = """
@@ -122,3 +122,17 @@ def test_shards_that_are_still_being_packed_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ShardError, match="are not whole: packing") as caught:
             open_dataset(source, index=str(tmp_path / "elsewhere"))
         assert "goes on where it was" in (caught.value.hint or "")
+
+
+def test_an_index_with_a_label_that_is_no_class_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [("a.jpg", picture(1)), ("a.cls", str(2**63).encode())]
+    open_storage(str(tmp_path)).write("x.tar", tar_bytes(members))
+    with monkeypatch.context() as earlier:
+        earlier.setattr("jobs.shards.tar.MOST_LABEL", 2**64)
+        earlier.setattr("jobs.shards.tar._DIGITS", 100)
+        open_dataset(str(tmp_path))
+    with pytest.raises(IndexMismatchError, match=f"has the label {2**63} in x.tar") as caught:
+        open_dataset(str(tmp_path))
+    assert "--rebuild" in (caught.value.hint or "")
+    with pytest.raises(ShardError, match=r"x\.tar: a\.cls holds"):
+        open_dataset(str(tmp_path), rebuild=True)

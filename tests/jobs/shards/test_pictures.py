@@ -118,6 +118,8 @@ def test_labels_that_are_numbers_stay_numbers(tmp_path: Path) -> None:
         ("path\n", "lists no pictures"),
         ("path,label\na.jpg,1\n,2\n", "names no picture in row 2"),
         ("path,label\na.jpg,-3\n", "has the label -3"),
+        ("path,label\na.jpg,1\nb.jpg,1000000\n", "has the label 1000000.* from 0 to 999,999"),
+        (f"path,label\na.jpg,1\nb.jpg,{2**64}\n", f"has the label {2**64}"),
         ("path,label\na.jpg\n", "cannot be read as a table"),
     ],
 )
@@ -126,6 +128,15 @@ def test_a_table_that_says_nothing_clear_is_refused(tmp_path: Path, text: str, s
     with pytest.raises(UserError, match=said) as caught:
         open_pictures(str(tmp_path / "list.csv"))
     assert caught.value.hint
+
+
+def test_the_largest_label_is_taken_and_one_beyond_64_bits_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pyarrow.parquet.write_table(pa.table({"path": ["a.jpg"], "label": [999_999]}), path)
+    assert open_pictures(str(path)).labels.tolist() == [999_999]
+    pyarrow.parquet.write_table(pa.table({"path": ["a.jpg"], "label": pa.array([2**63], pa.uint64())}), path)
+    with pytest.raises(UserError, match=f"has the label {2**63}"):
+        open_pictures(str(path))
 
 
 def test_a_table_of_other_things_is_refused(tmp_path: Path) -> None:
@@ -177,6 +188,58 @@ def test_the_web_is_asked_again_where_that_may_help(site: str) -> None:
             web.fetch(f"{site}{page}", patience)
     with pytest.raises(PictureError, match="cannot be fetched"):
         web.fetch("http://127.0.0.1:9/x.jpg", patience)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/a b.jpg", "http://127.0.0.1:port/x.jpg", "http://[bad/x.jpg"])
+def test_what_is_no_url_is_said_without_trying_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bool:
+        raise AssertionError("it was tried again")
+
+    monkeypatch.setattr(web.Tries, "wait", refuse)
+    with pytest.raises(PictureError, match="it is no URL"):
+        web.fetch(url)
+
+
+def test_keys_with_empty_parts_are_packed_from_s3(
+    tmp_path: Path, moto_s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto_s3.use(monkeypatch)
+    storage = open_storage(f"s3://{moto_s3.new_bucket()}/photos")
+    for number, key in enumerate(("/0.jpg", "cat//1.jpg", "cat/2.jpg")):
+        storage.write(key, picture(number))
+    pictures = open_pictures(storage.url)
+    assert [(pictures.name(number), int(pictures.labels[number])) for number in range(3)] == [
+        ("/0.jpg", -1),
+        ("cat//1.jpg", 0),
+        ("cat/2.jpg", 0),
+    ]
+    pack(storage.url, str(tmp_path / "out"), shard_bytes=10**6)
+    assert set(open_dataset(str(tmp_path / "out")).read(range(3))) == {picture(number) for number in range(3)}
+    (tmp_path / "list.csv").write_text(f"path\n{storage.url}/cat//1.jpg\n{storage.url}//0.jpg\n")
+    listed = open_pictures(str(tmp_path / "list.csv"))
+    assert [listed.read(number) for number in range(2)] == [picture(1), picture(0)]
+
+
+def test_more_folders_than_classes_can_be_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.jpg").write_bytes(picture(1))
+    monkeypatch.setattr("jobs.shards.pack.MOST_LABEL", 1)
+    with pytest.raises(UserError, match="has 3 classes, more than 2"):
+        pack(str(tmp_path / "photos"), str(tmp_path / "out"), shard_bytes=10**6)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_linked_folder_is_a_class(tmp_path: Path) -> None:
+    for folder in ("photos/cat", "elsewhere/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.jpg").write_bytes(picture(1))
+    (tmp_path / "photos" / "dog").symlink_to("../elsewhere/dog")
+    pictures = open_pictures(str(tmp_path / "photos"))
+    assert pictures.classes == ["cat", "dog"]
+    assert pictures.read(1) == picture(1)
 
 
 def test_shards_are_packed_again_with_labels_and_names(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,3 +136,45 @@ def test_a_file_cut_before_the_read_is_refused_by_its_tag_and_never_short(tmp_pa
         storage.read_range("x", 0, SIZE, etag=tag)
     with pytest.raises(StorageError, match="ends before byte"):
         storage.read_range("x", 0, SIZE)
+
+
+def test_links_to_folders_are_followed_and_never_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "x").write_bytes(b"1")
+    root = tmp_path / "root"
+    (root / "own").mkdir(parents=True)
+    (root / "own" / "y").write_bytes(b"2")
+    (root / "a").symlink_to("../elsewhere")
+    (root / "b").symlink_to("../elsewhere")  # two links to one folder are two folders
+    (root / "own" / "up").symlink_to("..")
+    (tmp_path / "elsewhere" / "itself").symlink_to(".")
+    (root / "gone").symlink_to("nowhere")
+    storage = open_storage(str(root))
+    assert [item.key for item in storage.list()] == ["a/deep/x", "b/deep/x", "own/y"]
+    assert [item.key for item in storage.list("b/")] == ["b/deep/x"]
+    assert list(storage.list(recursive=False)) == []
+    assert storage.read("b/deep/x") == b"1"
+
+
+def test_a_folder_that_cannot_be_read_is_said_and_one_that_goes_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"1")
+    real: Callable[..., Any] = os.scandir
+    error: OSError = PermissionError(errno.EACCES, "denied", str(tmp_path / "b"))
+
+    def scan(path: Path) -> Any:  # noqa: ANN401 - an iterator that is a context, which has no public name
+        if Path(path).name == "b":
+            raise error
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)  # the tests may run as root, whom no mode bits stop
+    storage = open_storage(str(tmp_path))
+    with pytest.raises(AccessDeniedError, match=f"No permission for {tmp_path / 'b'}"):
+        storage.list()
+    assert [item.key for item in storage.list("c")] == ["c/x"]  # what is not asked for need not be readable
+    error = FileNotFoundError(errno.ENOENT, "gone")
+    assert [item.key for item in storage.list()] == ["a/x", "c/x"]
+    assert list(open_storage(str(tmp_path / "nowhere")).list()) == []

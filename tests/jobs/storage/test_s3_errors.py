@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
+from collections.abc import Iterator
+
 import pytest
 
 from jobs.errors import UserError
@@ -88,3 +92,44 @@ def test_an_impossible_bucket_name_is_said(rclone_s3: S3Server, monkeypatch: pyt
     rclone_s3.use(monkeypatch)
     with pytest.raises(BucketError, match="x y"):
         open_storage("s3://x y/z").list()
+
+
+@pytest.fixture
+def cut_listing(rclone_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A server whose listings never end; the list holds what each page says of how it goes on, the last for good."""
+    tokens: list[str] = []
+
+    class Pages(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            token = tokens.pop(0) if len(tokens) > 1 else tokens[0]
+            body = (
+                '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>true</IsTruncated>'
+                f'{token}<Contents><Key>a.tar</Key><Size>5</Size><ETag>"x"</ETag></Contents></ListBucketResult>'
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    rclone_s3.use(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield tokens
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "tokens", [[""], ["<NextContinuationToken>1</NextContinuationToken>"]], ids=["no token", "the same token again"]
+)
+def test_a_listing_that_is_cut_is_never_taken_for_whole(cut_listing: list[str], tokens: list[str]) -> None:
+    cut_listing += tokens
+    with pytest.raises(StorageError, match="cut the listing of s3://bucket/data ") as caught:
+        open_storage("s3://bucket").list("data")
+    one_line(caught.value, "NextContinuationToken")

@@ -152,8 +152,17 @@ def test_files_go_up_and_come_down_whole(storage: Storage, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("root",)) == ["new", "source.bin"]
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./x", "a/."])
+@pytest.mark.parametrize("key", ["", "../x", "a/../../x", "./x", "a/.", "a/"])
 def test_a_key_never_leaves_the_root(storage: Storage, key: str) -> None:
+    refuses(storage, key)
+
+
+@pytest.mark.parametrize("key", ["/etc/passwd", "a//b"])
+def test_in_a_folder_no_part_of_a_key_is_empty(tmp_path: Path, key: str) -> None:
+    refuses(open_storage(str(tmp_path)), key)
+
+
+def refuses(storage: Storage, key: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: storage.read_range(key, 0, 1),
         lambda: storage.stat(key),
@@ -164,6 +173,23 @@ def test_a_key_never_leaves_the_root(storage: Storage, key: str) -> None:
     for call in calls:
         with pytest.raises(AddressError):
             call()
+
+
+def test_s3_keys_may_have_empty_parts(tmp_path: Path, moto_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto_s3.use(monkeypatch)
+    storage = open_storage(f"s3://{moto_s3.new_bucket()}/some/prefix")
+    keys = ["/first", "a//b", "a/b"]
+    for key in keys:
+        storage.write(key, key.encode())
+    assert [item.key for item in storage.list()] == keys
+    assert [item.key for item in storage.list("a//")] == ["a//b"]
+    for item in storage.list():
+        assert storage.read_range(item.key, 0, item.size, etag=item.etag) == item.key.encode()
+    assert open_storage(f"{storage.url}/a/").read("/b") == b"a//b"
+    storage.download("a//b", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"a//b"
+    storage.delete("a//b")
+    assert [item.key for item in storage.list()] == ["/first", "a/b"]
 
 
 def test_a_storage_survives_pickling_and_threads(storage: Storage) -> None:
