@@ -23,7 +23,7 @@ def main() -> int:
         spec = load_spec(arguments.spec, arguments.overrides)
         with LoaderProcess(cache=spec.scale.cache) as loader:
             data = open_data(spec, loader)
-        plan = make_plan(spec, data.train)
+        plan = make_plan(spec, data.train, probes=data.probes)
     except RecoError as error:
         print(json.dumps({"error": error.message, "hint": error.hint}))  # noqa: T201
         return error.exit_code

@@ -62,7 +62,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
     folder.write_progress({"phase": "starting", "step": 0})
     with LoaderProcess() as loader:
         data = open_data(spec, loader)
-    plan = make_plan(spec, data.train)
+    plan = make_plan(spec, data.train, probes=data.probes)
     _log.info("%s", plan)
     folder.write_progress({"phase": "starting", "step": 0, "plan": str(plan)})
     uri = tracking_uri(home)  # before Ray, which takes far longer to start than MLflow to say that it is not there

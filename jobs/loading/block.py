@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.loading.buffers import Buffers
-from jobs.loading.slots import StoppedError
+from jobs.loading.parts import Part, divide, read_parts
 from jobs.shards import order
 from jobs.shards.dataset import Dataset
-
-_PART = 16 << 20
 
 
 class FetchedSample(NamedTuple):
@@ -48,7 +47,14 @@ class LoadedBlock:
         return len(self.samples)
 
 
-def load_block(dataset: Dataset, block: order.Block, buffers: Buffers, stopped: Callable[[], bool]) -> LoadedBlock:
+def load_block(
+    dataset: Dataset,
+    block: order.Block,
+    buffers: Buffers,
+    stopped: Callable[[], bool],
+    helpers: ThreadPoolExecutor | None = None,
+    at_once: int = 1,
+) -> LoadedBlock:
     """Fetch a block's bytes, each shard's piece of it in one contiguous stretch.
 
     Args:
@@ -56,6 +62,8 @@ def load_block(dataset: Dataset, block: order.Block, buffers: Buffers, stopped: 
         block: Which samples.
         buffers: Where the memory comes from.
         stopped: Asked between parts of a stretch; a large one takes a while.
+        helpers: Threads that read some of the parts; without them one is read after the other.
+        at_once: Parts that are read at once.
 
     Raises:
         StoppedError: `stopped` said so.
@@ -64,14 +72,15 @@ def load_block(dataset: Dataset, block: order.Block, buffers: Buffers, stopped: 
     stretches = [_stretch(dataset, shard, first, count) for shard, first, count in _pieces(block)]
     buffer = buffers.take(sum(len(stretch) for stretch in stretches))
     view = memoryview(buffer)  # type: ignore[arg-type]  # numpy speaks the buffer protocol; its stubs do not say so
+    begins = itertools.accumulate((len(stretch) for stretch in stretches), initial=0)
+    wholes = [
+        Part(shard, stretch.start, view[begin : begin + len(stretch)])
+        for (shard, _, _), stretch, begin in zip(_pieces(block), stretches, begins, strict=False)
+    ]
+    read_parts(dataset, divide(wholes), stopped, helpers, at_once)
     samples: list[FetchedSample] = []
     begin = 0
     for (shard, first, count), stretch in zip(_pieces(block), stretches, strict=True):
-        for position in range(0, len(stretch), _PART):
-            if stopped():
-                raise StoppedError
-            part = view[begin + position : begin + min(position + _PART, len(stretch))]
-            dataset.read_shard(shard, stretch.start + position, part)
         records = dataset.records(shard)
         here = slice(first, first + count)
         offsets = records.offsets[here] - (stretch.start - begin)

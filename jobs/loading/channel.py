@@ -26,9 +26,10 @@ class Channel(Generic[T]):
             return not self._closed
 
     def put(self, item: T) -> None:
-        """Add an item, whether there is room or not."""
+        """Add an item, whether there is room or not; once closed it is dropped."""
         with self._changed:
-            self._items.append(item)
+            if not self._closed:
+                self._items.append(item)
             self._changed.notify_all()
 
     def finish(self) -> None:

@@ -24,8 +24,7 @@ class Opened:
         num_classes: Largest label + 1; 0 without labels.
         longest: Longest side of a picture, in pixels.
         most_pixels: Most pixels of a picture.
-        size: Bytes of all shards.
-        largest_shard: Bytes of the largest one.
+        shard_sizes: Bytes of each shard, int64[shards].
         labels: Class of each sample, int64[n], where they were asked for and there are any.
     """
 
@@ -36,8 +35,7 @@ class Opened:
     num_classes: int
     longest: int
     most_pixels: int
-    size: int
-    largest_shard: int
+    shard_sizes: NDArray[np.int64]
     labels: NDArray[np.int64] | None
 
     def __len__(self) -> int:
@@ -162,6 +160,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Reads under way, longest first, each in words."""
+    """What the process is at.
+
+    Attributes:
+        reads: Reads under way, longest first, each in words.
+        bytes_read: By the whole process so far, those of reads under way included: where it grows there is progress.
+    """
 
     reads: list[str] = field(default_factory=list)
+    bytes_read: int = 0

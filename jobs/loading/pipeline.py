@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.loading.batch import Batch, Replaced, layout
-from jobs.loading.block import FetchedSample, LoadedBlock
+from jobs.loading.block import FetchedSample
 from jobs.loading.channel import Channel
 from jobs.loading.detail import Detail
 from jobs.loading.lane import Lane
+from jobs.loading.memory import IN_HAND, READS
+from jobs.loading.parts import AT_ONCE
+from jobs.loading.pending import Pending, Row
 from jobs.loading.slots import Heap, Slots, StoppedError
 from jobs.shards.dataset import Dataset
 from jobs.shards.decode import Bytes, PictureError, Pixels, decode_into
@@ -25,18 +27,17 @@ from jobs.shards.errors import DamagedSampleError
 from jobs.shards.order import NaturalOrder, SampleOrder
 from jobs.shards.records import FORMATS
 
-_AHEAD = 2  # batches that may be in the making or ready before the consumer asks
-_FETCHERS = 8
+_FETCHERS = 8  # blocks that are fetched at once; their parts are more
 _READ_THREADS = 2
 
 
 class Pipeline:
     """Iterates over the batches of the global steps start..stop-1, in order, each with the slot that holds it.
 
-    Each lane's next block is fetched while its present one is decoded, and two batches are in the making. Memory holds
-    at most three blocks per lane, besides the slots: the third is the one before, whose memory is used again. What is
-    yielded depends on the order alone, never on threads: a pipeline that starts later goes on exactly where another
-    would be.
+    Each lane's next block is fetched while its present one is decoded, and `IN_HAND` batches are in the making. Besides
+    the slots, memory holds the blocks that these batches lie in and each lane's next one; a block is let go when the
+    last picture taken from it is decoded. What is yielded depends on the order alone, never on threads: a pipeline that
+    starts later goes on exactly where another would be.
 
     A picture that cannot be used (its bytes are wrong on a second fetch too, or cannot be decoded) is replaced by the
     next usable one of its block, or is an error where nothing may be replaced. Bytes that cannot be had are always an
@@ -82,10 +83,14 @@ class Pipeline:
         self._decode_s = 0.0
         self._decode_lock = threading.Lock()
         self._stopping = threading.Event()
-        self._ready = Channel[_Pending | BaseException](_AHEAD)
-        self._fetchers = ThreadPoolExecutor(min(_FETCHERS, len(lanes)), thread_name_prefix="shards-fetch")
+        self._ready = Channel[Pending | BaseException](IN_HAND - 1)
+        fetchers = min(_FETCHERS, len(lanes))
+        self._fetchers = ThreadPoolExecutor(fetchers, thread_name_prefix="shards-fetch")
+        self._helpers = ThreadPoolExecutor(min(READS, AT_ONCE * fetchers) - fetchers, "shards-read")
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="shards-decode")
-        self._lanes = [Lane(dataset, order, lane, self._steps, self._fetchers, self._stopping) for lane in lanes]
+        self._lanes = [
+            Lane(dataset, order, lane, self._steps, self._fetchers, self._helpers, self._stopping) for lane in lanes
+        ]
         self._planner = threading.Thread(target=self._plan, name="shards-plan", daemon=True)
         self._planner.start()
 
@@ -104,18 +109,8 @@ class Pipeline:
             DamagedSampleError: A picture cannot be used, and none can stand in for it.
             StorageError: Bytes cannot be had.
         """
-        while True:
-            pending = self._ready.get()
-            if pending is None:
-                return
-            try:
-                if isinstance(pending, BaseException):
-                    raise pending
-                batch = self._finish(pending)
-            except BaseException:
-                self.close()
-                raise
-            yield batch
+        while (made := self._next()) is not None:
+            yield made
 
     @property
     def decode_s(self) -> float:
@@ -127,11 +122,27 @@ class Pipeline:
         self._stopping.set()
         self._slots.close()
         self._ready.close()
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        pools = (self._fetchers, self._helpers, self._decoders)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
         self._planner.join()
-        self._fetchers.shutdown(wait=True)
-        self._decoders.shutdown(wait=True)
+        for pool in pools:
+            pool.shutdown(wait=True)
+        for lane in self._lanes:
+            lane.close()
+
+    def _next(self) -> tuple[int, Batch] | None:
+        pending = self._ready.get()
+        try:
+            if isinstance(pending, BaseException):
+                raise pending
+            return None if pending is None else self._finish(pending)
+        except BaseException as error:
+            self.close()
+            _let_go(error)
+            raise
+        finally:
+            del pending  # an error that is raised here would keep itself alive
 
     def _plan(self) -> None:
         """Body of the planning thread: one pending batch after the other, no further ahead than the channel lets it."""
@@ -141,18 +152,19 @@ class Pipeline:
                     return
                 self._ready.put(self._start_batch(step))
         except BaseException as error:  # noqa: BLE001 - it is handed to the consumer, whatever it is
+            _let_go(error)
             self._ready.put(error)
         finally:
             self._ready.finish()
 
-    def _start_batch(self, step: int) -> _Pending:
-        rows: list[_Row] = []
+    def _start_batch(self, step: int) -> Pending:
+        rows: list[Row] = []
         for lane in self._lanes:
             for block, low, high in lane.take():
-                rows += [_Row(block, row) for row in range(low, high)]
+                rows += [Row(block, row) for row in range(low, high)]
         return self._start_decoding(step, rows, slot=None)
 
-    def _start_decoding(self, step: int, rows: list[_Row], slot: int | None) -> _Pending:
+    def _start_decoding(self, step: int, rows: list[Row], slot: int | None) -> Pending:
         """Lay the batch out, with what is known to be unusable replaced, and let it be decoded."""
         chosen = [self._usable(row) for row in rows] if self._unusable else rows
         samples = [row.sample for row in chosen]
@@ -172,9 +184,9 @@ class Pipeline:
             part = slice(first, first + share)
             places = zip(offsets[part].tolist(), sizes[part].tolist(), factors[part].tolist(), strict=True)
             tasks.append(self._decoders.submit(self._decode, samples[part], list(places), pixels))
-        return _Pending(step, rows, chosen, slot, pixels, offsets, sizes, tasks)
+        return Pending(step, rows, chosen, slot, pixels, offsets, sizes, tasks)
 
-    def _finish(self, pending: _Pending) -> tuple[int, Batch]:
+    def _finish(self, pending: Pending) -> tuple[int, Batch]:
         """Wait until a batch is decoded; where pictures turn out unusable, decode it again with their replacements."""
         while failed := {sample: reason for task in pending.tasks for sample, reason in task.result()}:
             if not self._replace:
@@ -206,11 +218,11 @@ class Pipeline:
         )
         return pending.slot, batch
 
-    def _usable(self, row: _Row) -> _Row:
+    def _usable(self, row: Row) -> Row:
         """The row, or where it is unusable the next usable one of its block: a function of the data alone."""
         block, lost = row.block, row.sample.sample_id
         for distance in range(len(block)):
-            other = _Row(block, (row.number + distance) % len(block))
+            other = Row(block, (row.number + distance) % len(block))
             if other.sample.sample_id not in self._unusable:
                 return other if distance else row
         raise self._dataset.damaged(lost, f"{self._unusable[lost]}, as is all that is stored near it")
@@ -274,27 +286,6 @@ def read_in_order(dataset: Dataset, start: int, stop: int, batch_size: int) -> I
             yield batch
 
 
-class _Row(NamedTuple):
-    """One place in a block."""
-
-    block: LoadedBlock
-    number: int
-
-    @property
-    def sample(self) -> FetchedSample:
-        return self.block.samples[self.number]
-
-
-class _Pending(NamedTuple):
-    """A batch that is being decoded."""
-
-    step: int
-    rows: list[_Row]
-    """As the order has them."""
-    chosen: list[_Row]
-    """With replacements."""
-    slot: int
-    pixels: Pixels
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    tasks: list[Future[list[tuple[int, str]]]]
+def _let_go(error: BaseException) -> None:
+    """Empty the frames an error came through: with futures that hold it, they would keep blocks and slots in memory."""
+    traceback.clear_frames(error.__traceback__)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from jobs.child import Child, DiedError
 from jobs.errors import RecoError
 from jobs.loading.detail import Detail
 from jobs.loading.messages import Ask, Ended, Failed, Filled, Open, Opened, Start, Waiting
+from jobs.loading.patience import PATIENCE, Patience, Wait
 from jobs.loading.slots import Ring
 from jobs.loading.stream import Stream
 from jobs.shards.order import NaturalOrder, SampleOrder
@@ -25,23 +25,6 @@ _ANSWER_S = 5.0
 
 class LoaderDiedError(RecoError):
     """The loader process ended again and again without a batch in between."""
-
-
-class StalledError(RecoError):
-    """No data came for too long."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a trainer waits for a batch, in seconds.
-
-    Attributes:
-        warn: Say what is being waited for, again and again.
-        fail: Give up.
-    """
-
-    warn: float = 30.0
-    fail: float = 900.0
 
 
 class LoaderProcess:
@@ -58,7 +41,7 @@ class LoaderProcess:
     """
 
     def __init__(
-        self, *, threads: int = 1, cache: tuple[str, int] | None = None, patience: Patience = Patience()
+        self, *, threads: int = 1, cache: tuple[str, int] | None = None, patience: Patience = PATIENCE
     ) -> None:
         self._threads = threads
         self._cache = cache
@@ -102,7 +85,8 @@ class LoaderProcess:
 
         Raises:
             RecoError: As `open_dataset` raises them.
-            LoaderDiedError: The process keeps ending.
+            LoaderDiedError: The process keeps ending, or does not answer however often it is started again.
+            StalledError: It answers, but has read nothing for too long.
         """
         self._numbers += 1
         number = self._numbers
@@ -241,19 +225,28 @@ class LoaderProcess:
                 self._answers.append(message)
         return True
 
-    def stalled(self, waited: float) -> None:
-        """Say what is waited for; a process that does not answer, or a wait that is too long, is ended."""
-        answer = self._ask()
-        if answer is None:
-            _log.warning("no data for %.0f s, and the loader process %s does not answer: it is ended", waited, self.pid)
-            raise DiedError("it did not answer")
-        reads = "; ".join(answer.reads[:3]) or "no read is under way: decoding is slow, or memory is short"
-        _log.warning("no data for %.0f s, waiting for %s", waited, reads)
-        if waited >= self.patience.fail:
-            raise StalledError(
-                f"No data came for {waited:.0f} s; the loader waits for {reads}.",
-                hint="Look at that server and the way to it; the run continues from its last checkpoint.",
-            )
+    def receive_until(self, there: Callable[[], bool], wait: Wait) -> None:
+        """Take messages to where they belong until what is waited for is there.
+
+        Raises:
+            DiedError: The process is gone, or does not answer.
+            StalledError: The wait was too long.
+            RecoError: A data set could not be opened.
+        """
+        while not there():
+            if not self.receive(wait.left()):
+                wait.explain()
+
+    def ask(self) -> Waiting | None:
+        """What the process is at; None where it does not answer."""
+        self._answers.clear()
+        self.send(Ask())
+        deadline = time.monotonic() + _ANSWER_S
+        while (left := deadline - time.monotonic()) > 0:
+            self.receive(left)
+            if self._answers:
+                return self._answers[0]
+        return None
 
     def mourn(self, error: DiedError) -> None:
         """Note that the process died; too often in a row is an error."""
@@ -278,17 +271,6 @@ class LoaderProcess:
 
     # Inside
 
-    def _ask(self) -> Waiting | None:
-        """What the process waits for; None where it does not answer."""
-        self._answers.clear()
-        self.send(Ask())
-        deadline = time.monotonic() + _ANSWER_S
-        while (left := deadline - time.monotonic()) > 0:
-            self.receive(left)
-            if self._answers:
-                return self._answers[0]
-        return None
-
     def _ensure(self) -> None:
         """Let there be a process."""
         if self._child is None:
@@ -300,8 +282,8 @@ class LoaderProcess:
         """Let the process have opened a data set; what it finds must be what was found before."""
         if number not in self._opened:
             self.send(self._requests[number])
-            while number not in self._opened:
-                self.receive(self.patience.warn)
+            wait = Wait(self.patience, self.ask, "data set", no_reads="shards are listed or indexed", moving=True)
+            self.receive_until(lambda: number in self._opened, wait)
         opened = self._opened[number]
         if self._hashes.setdefault(number, opened.hash) != opened.hash:
             raise RecoError(

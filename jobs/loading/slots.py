@@ -69,10 +69,10 @@ class Ring:
         self.descriptor = descriptor
         self.slots = slots
         self.size = size
-        self._map = mmap.mmap(descriptor, slots * size)
+        memory = mmap.mmap(descriptor, slots * size)
         with contextlib.suppress(OSError):  # fewer and larger pages, where the system lets shared memory have them
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._bytes = np.frombuffer(self._map, np.uint8).reshape(slots, size)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes = np.frombuffer(memory, np.uint8).reshape(slots, size)
         self._free = list(free)
         self._changed = threading.Condition()
         self._closed = False
@@ -105,7 +105,7 @@ class Ring:
             if self._closed:
                 raise StoppedError
             slot = self._free.pop(0)
-        return slot, self._bytes[slot, :size]
+            return slot, self._bytes[slot, :size]
 
     def give_back(self, slot: int) -> None:
         """Let a slot be written again."""
@@ -115,11 +115,14 @@ class Ring:
 
     def again(self, slot: int, size: int) -> NDArray[np.uint8]:
         """See `Slots.again`."""
-        return self._bytes[slot, :size]
+        with self._changed:
+            if self._closed:
+                raise StoppedError
+            return self._bytes[slot, :size]
 
     @property
     def memory(self) -> NDArray[np.uint8]:
-        """All slots, uint8[slots, size]."""
+        """All slots, uint8[slots, size]; none once closed."""
         return self._bytes
 
     def close(self) -> None:
@@ -128,5 +131,6 @@ class Ring:
             if self._closed:
                 return
             self._closed = True
+            self._bytes = np.empty((0, self.size), np.uint8)
             self._changed.notify_all()
         os.close(self.descriptor)

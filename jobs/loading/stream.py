@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from jobs.child import DiedError
 from jobs.loading.batch import Batch
 from jobs.loading.messages import Counters, Ended, Failed, Filled, Release, Start, Stop
+from jobs.loading.patience import Wait
 from jobs.loading.slots import Ring
 
 if TYPE_CHECKING:
@@ -111,12 +111,9 @@ class Stream:
         self._generation = self._loader.generation
 
     def _next_batch(self) -> Batch | None:
-        loader, began, warned = self._loader, time.monotonic(), 0.0
-        while not self.inbox:
-            now = time.monotonic() - began
-            if not loader.receive(max(0.0, loader.patience.warn - (now - warned))):
-                warned = time.monotonic() - began
-                loader.stalled(warned)
+        loader = self._loader
+        wait = Wait(loader.patience, loader.ask, "data", no_reads="decoding is slow, or memory is short")
+        loader.receive_until(lambda: bool(self.inbox), wait)
         message = self.inbox.popleft()
         if isinstance(message, Failed):
             self.close()

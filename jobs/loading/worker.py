@@ -11,10 +11,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 
+import numpy as np
+
 from jobs.child import portable
 from jobs.loading.messages import Ask, Counters, Ended, Failed, Filled, Open, Opened, Release, Start, Stop, Waiting
 from jobs.loading.pipeline import Pipeline
-from jobs.loading.slots import Ring, StoppedError
+from jobs.loading.slots import Ring
 from jobs.shards.dataset import Dataset, open_dataset
 from jobs.storage.activity import ACTIVITY
 
@@ -29,6 +31,7 @@ class Worker:
         self._sending = threading.Lock()
         self._datasets: dict[int, Dataset] = {}
         self._feeds: dict[int, _Feed] = {}
+        self._closing: list[threading.Thread] = []
 
     def serve(self) -> None:
         """Do as told until the other end is gone."""
@@ -42,19 +45,33 @@ class Worker:
                     # In a thread of its own, so that this one hears at once when the trainer is gone.
                     threading.Thread(target=self._open, args=(message,), daemon=True).start()
                 case Start():
-                    ring = Ring(
-                        recv_handle(self._connection), slots=message.slots, size=message.slot_size, free=message.free
-                    )
-                    feed = self._feeds[message.stream] = _Feed(message, ring)
-                    threading.Thread(target=self._feed, args=(feed,), daemon=True).start()
+                    self._start(message)
                 case Release():
-                    if message.stream in self._feeds:
-                        self._feeds[message.stream].ring.give_back(message.slot)
+                    self._release(message)
                 case Stop():
-                    if (ended := self._feeds.pop(message.stream, None)) is not None:
-                        ended.stop()
+                    self._stop(message)
                 case Ask():
-                    self._send(Waiting([str(read) for read in ACTIVITY.under_way()]))
+                    # Totals first: a read that ends in between counts once or not at all, never twice.
+                    total, reads = ACTIVITY.counters().bytes_read, ACTIVITY.under_way()
+                    self._send(Waiting([str(read) for read in reads], total + sum(read.done for read in reads)))
+
+    # Apart from `serve`, whose variables would keep the last stream's memory until the next message.
+
+    def _start(self, request: Start) -> None:
+        ring = Ring(recv_handle(self._connection), slots=request.slots, size=request.slot_size, free=request.free)
+        feed = self._feeds[request.stream] = _Feed(request, ring)
+        closing = [thread for thread in self._closing if thread.is_alive()]
+        feed.thread = threading.Thread(target=self._feed, args=(feed, closing), daemon=True)
+        feed.thread.start()
+
+    def _release(self, message: Release) -> None:
+        if (feed := self._feeds.get(message.stream)) is not None:
+            feed.ring.give_back(message.slot)
+
+    def _stop(self, message: Stop) -> None:
+        if (feed := self._feeds.pop(message.stream, None)) is not None:
+            feed.stop()
+            self._closing = [thread for thread in (*self._closing, feed.thread) if thread and thread.is_alive()]
 
     def _open(self, request: Open) -> None:
         source = request.source if isinstance(request.source, str) else list(request.source)
@@ -77,13 +94,14 @@ class Worker:
                 num_classes=dataset.num_classes,
                 longest=max(dataset.max_size),
                 most_pixels=dataset.max_pixels,
-                size=sum(dataset.shard_sizes),
-                largest_shard=max(dataset.shard_sizes),
+                shard_sizes=np.array(dataset.shard_sizes, np.int64),
                 labels=labels,
             )
         )
 
-    def _feed(self, feed: _Feed) -> None:
+    def _feed(self, feed: _Feed, closing: list[threading.Thread]) -> None:
+        for thread in closing:
+            thread.join()  # the memory of streams that were ended is not there twice
         request = feed.request
         pictures = replaced = 0
         before = ACTIVITY.counters()
@@ -126,10 +144,14 @@ class Worker:
                         )
                     )
             self._send(Ended(request.stream))
-        except StoppedError:
-            pass  # the trainer asked for it, and waits for nothing more
         except BaseException as error:  # noqa: BLE001 - it is raised where the batch was asked for
-            self._send(Failed(request.stream, portable(error, who="loader"), of_stream=True))
+            # Where the trainer asked for the end, whatever that broke off is no error, and nobody waits for more.
+            if not feed.stopped:
+                self._send(Failed(request.stream, portable(error, who="loader"), of_stream=True))
+        finally:
+            self._feeds.pop(request.stream, None)
+            feed.pipeline = None
+            feed.ring.close()
 
     def _send(self, message: object) -> None:
         try:
@@ -146,9 +168,12 @@ class _Feed:
     request: Start
     ring: Ring
     pipeline: Pipeline | None = None
+    thread: threading.Thread | None = None
+    stopped: bool = False
 
     def stop(self) -> None:
         """End its threads; a read under way may take a while, so somebody else waits for it."""
+        self.stopped = True
         closing = self.ring if self.pipeline is None else self.pipeline
         threading.Thread(target=closing.close, daemon=True).start()
 

@@ -78,7 +78,7 @@ class Trainer:
         saver: Saver | None,
     ) -> None:
         self.spec, self.data, self.ranks = spec, data, ranks
-        self.plan = make_plan(spec, data.train)
+        self.plan = make_plan(spec, data.train, probes=data.probes)
         self.learner = Learner(
             method_config(spec),
             Views(spec.views, image_size=spec.data.image_size, seed=spec.train.seed),

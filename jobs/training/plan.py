@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 
 from jobs.errors import UserError
 from jobs.loading.detail import Detail
-from jobs.loading.memory import most_bytes
+from jobs.loading.memory import Reading, most_bytes
 from jobs.loading.messages import Opened
 from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCoConfig
 from jobs.shards.order import Order
 from jobs.spec import RunSpec
 from jobs.training.feed import slots
+from jobs.training.probes import BATCH, crop_fraction
 
 
 class PlanError(UserError):
@@ -32,6 +34,11 @@ class Data:
     probe_train: Opened | None
     probe_valid: Opened | None
     probe_test: Opened | None
+
+    @property
+    def probes(self) -> tuple[Opened, ...]:
+        """What the probes read."""
+        return tuple(each for each in (self.probe_train, self.probe_valid, self.probe_test) if each is not None)
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,13 @@ def open_data(spec: RunSpec, loader: LoaderProcess) -> Data:
     return Data(loader, train, opened["train"], opened["valid"], opened.get("test"))
 
 
-def make_plan(spec: RunSpec, dataset: Opened) -> Plan:
+def make_plan(spec: RunSpec, dataset: Opened, *, probes: Sequence[Opened] = ()) -> Plan:
     """Work out a run's numbers and refuse what cannot work.
+
+    Args:
+        spec: The run.
+        dataset: What it trains on.
+        probes: What its probes read.
 
     Raises:
         PlanError: If too many pictures are bad, the data set is smaller than a batch, or the queue is longer than half
@@ -134,15 +146,7 @@ def make_plan(spec: RunSpec, dataset: Opened) -> Plan:
         total_steps=order.steps_per_epoch * spec.train.epochs,
         warmup_steps=order.steps_per_epoch * spec.train.warmup_epochs,
         pictures_per_rank=batch // spec.scale.workers,
-        loader_bytes=most_bytes(
-            dataset,
-            train_detail(spec),
-            lanes=spec.lanes // spec.scale.workers,
-            batch=batch // spec.scale.workers,
-            shuffle_shards=spec.data.shuffle_shards,
-            slots=slots(torch.device("cuda" if spec.scale.gpus_per_worker else "cpu")),
-            threads=decoding_threads(spec),
-        ),
+        loader_bytes=_loader_bytes(spec, order, dataset, probes),
     )
 
 
@@ -176,6 +180,27 @@ def method_config(spec: RunSpec) -> ReCoConfig:
         alpha=method.local_relation.alpha,
         seed=spec.train.seed,
     )
+
+
+def _loader_bytes(spec: RunSpec, order: Order, dataset: Opened, probes: Sequence[Opened]) -> int:
+    in_memory = slots(torch.device("cuda" if spec.scale.gpus_per_worker else "cpu"))
+    training = Reading(
+        dataset,
+        train_detail(spec),
+        lanes=order.lanes // spec.scale.workers,
+        batch=spec.train.global_batch_size // spec.scale.workers,
+        steps=order.steps_per_epoch,
+        block_shards=spec.data.shuffle_shards,
+        slots=in_memory,
+    )
+    detail = Detail.of_centre(spec.data.image_size, crop_fraction(spec.data.image_size))
+    threads, cached = decoding_threads(spec), spec.scale.cache_folder is not None
+    if probes:
+        meanwhile = [Reading.in_order(each, detail, batch=BATCH, slots=in_memory) for each in probes]
+        return most_bytes(training, meanwhile, threads=threads, cached=cached)
+    # Pictures of the training set itself are embedded at the end, when training has closed its stream.
+    after = Reading.in_order(dataset, detail, batch=BATCH, slots=in_memory)
+    return max(most_bytes(each, threads=threads, cached=cached) for each in (training, after))
 
 
 def _labelled(dataset: Opened, where: str) -> Opened:

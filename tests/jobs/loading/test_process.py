@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +19,9 @@ from PIL import Image
 
 from jobs.loading.batch import Batch
 from jobs.loading.detail import Detail
-from jobs.loading.memory import most_bytes
 from jobs.loading.messages import Opened
 from jobs.loading.pipeline import Pipeline
-from jobs.loading.process import LoaderDiedError, LoaderProcess, Patience, StalledError
+from jobs.loading.process import LoaderProcess
 from jobs.shards.dataset import open_dataset
 from jobs.shards.errors import DamagedSampleError, SourceError
 from jobs.shards.order import Order
@@ -130,21 +126,6 @@ def test_a_loader_killed_at_random_steps_delivers_the_same_and_counts_its_restar
         assert stream.counters.pictures >= 24 * 12
 
 
-def test_a_loader_killed_while_it_opens_is_started_again(folder: Path) -> None:
-    with LoaderProcess() as loader:
-        loader.open(str(folder))
-        assert loader.pid is not None
-        os.kill(loader.pid, signal.SIGKILL)
-        opened = loader.open(str(folder), labels=True)
-        assert stream_all(loader, opened, 0, 3) == expected(folder, 0, 3)
-
-
-def test_a_loader_that_cannot_start_is_an_error_with_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with LoaderProcess() as loader, pytest.raises(LoaderDiedError, match=r"ended 4 times.*exit code 1"):
-        loader.open(str(folder))
-
-
 def test_errors_arrive_as_they_were_raised(folder: Path, loader: LoaderProcess, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="There are no shards") as caught:
         loader.open(str(tmp_path))
@@ -234,24 +215,6 @@ def test_memory_is_mapped_without_a_name_and_bounded_by_the_slots(folder: Path, 
     assert stream.ring.memory.nbytes >= 2 * 12 * 3 * opened.most_pixels
 
 
-def test_a_stall_names_shard_range_and_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rclone_s3: S3Server
-) -> None:
-    rclone_s3.use(monkeypatch)
-    url = f"s3://{rclone_s3.new_bucket()}/set"
-    make_shards(tmp_path / "set", [20])
-    for path in (tmp_path / "set").glob("*.tar"):
-        open_storage(url).upload(path.name, path)
-    open_dataset(url)
-    with _Gate(rclone_s3.endpoint) as gate:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.endpoint)
-        with LoaderProcess(patience=Patience(warn=0.3, fail=0.8)) as loader:
-            opened = loader.open(url, labels=True)  # its index is read by now
-            gate.closed.set()
-            with pytest.raises(StalledError, match=rf"{url}/part-000000.tar bytes \d+\.\.\d+ from {gate.endpoint}"):
-                next(iter(loader.read(opened, range(20), batch_size=10)))
-
-
 def test_a_bad_picture_is_replaced_by_the_same_other_on_any_rank_and_after_any_start(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     make_shards(folder, [30, 30])
@@ -329,55 +292,3 @@ def test_shards_are_kept_on_local_disk_and_a_damaged_copy_is_fetched_anew(
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 255
             path.write_bytes(data)
-
-
-def test_the_bound_on_memory_holds(tmp_path: Path) -> None:
-    make_shards(tmp_path, [200] * 4)
-    with LoaderProcess() as loader:
-        opened = loader.open(str(tmp_path))
-        order = make_order(opened.counts, global_batch_size=64)
-        detail = Detail.of_random_crops(32, 0.2)
-        with contextlib.closing(
-            loader.stream(opened, order, lanes=range(4), start=0, stop=10, detail=detail)
-        ) as stream:
-            seen = sum(len(batch) for batch in stream)
-        status = Path(f"/proc/{loader.pid}/status").read_text()
-    peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    bound = most_bytes(opened, detail, lanes=4, batch=64, shuffle_shards=2, slots=3, threads=1)
-    assert seen == 640
-    assert peak < bound
-
-
-class _Gate:
-    """A way to a server that can be shut: connections stay open, and nothing passes any more."""
-
-    def __init__(self, endpoint: str) -> None:
-        host, _, port = endpoint.removeprefix("http://").partition(":")
-        self._target = (host, int(port))
-        self.closed = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> _Gate:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                inside, _ = self._listener.accept()
-            except OSError:
-                return
-            outside = socket.create_connection(self._target)
-            for source, target in ((inside, outside), (outside, inside)):
-                threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        while data := source.recv(1 << 16):
-            if self.closed.is_set():
-                threading.Event().wait()
-            target.sendall(data)
-        target.close()
