@@ -177,7 +177,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", help="folder of shards with JPEG pictures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=1500, help="pictures per measurement")
+    parser.add_argument("--pictures", type=int, default=4000, help="pictures per measurement")
     parser.add_argument("--json", help="file for the figures")
     parser.add_argument("--one", choices=list(PATHS), help=argparse.SUPPRESS)
     return parser.parse_args()
