@@ -20,6 +20,7 @@ from tests.pictures import tiny_spec, write_shards
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 STEPS, KILLS, LOG_EVERY = 400, 20, 2
+LAST_KILL = 250  # a kill takes a moment, and a run that has ended meanwhile has nothing left to kill
 PLACES = {
     "worker": "RayTrainWorker",
     "loader": "jobs.loading.worker",
@@ -84,6 +85,11 @@ class Driver:
                 continue
         return False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its driver has."""
+        return self._process.poll() is not None
+
     def await_end(self) -> None:
         """Wait until it is complete."""
         assert self._process.wait(timeout=600) == 0, self._log.read_text()[-4000:]
@@ -123,12 +129,13 @@ def test_twenty_kills_change_nothing(home: Path, tmp_path: Path) -> None:
     chance = random.Random(seed)
     disturbed = Driver(home, spec, "disturbed")
     killed: list[str] = []
-    moments = sorted(chance.sample(range(4, STEPS - 20), KILLS))
+    moments = sorted(chance.sample(range(4, LAST_KILL), KILLS))
     for moment in moments:
         disturbed.await_step(moment)
         time.sleep(chance.random() / 5)
         place = chance.choice(list(PLACES))
         while not disturbed.kill(place):  # it may be about to be started again
+            assert not disturbed.has_ended, f"no {place} is left to be killed"
             time.sleep(0.1)
         killed.append(place)
     disturbed.await_end()
