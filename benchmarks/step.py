@@ -271,28 +271,13 @@ def case_of(arguments: argparse.Namespace) -> Case:
 
 
 def _case_of_spec(path: str) -> Case:
-    # Imported here, and the method not taken from jobs.training.plan: both need more than torch.
+    # Imported here: both need more than torch.
     from jobs.spec import load_spec
+    from jobs.training.plan import method_config
 
     spec = load_spec(Path(path))
-    method = spec.method
     return Case(
-        ReCoConfig(
-            encoder=spec.encoder.name,
-            stem=spec.encoder.stem,
-            width=spec.encoder.width,
-            projection_dim=method.projection_dim,
-            queue_size=method.queue_size,
-            momentum=method.momentum,
-            temperature=method.temperature,
-            global_weight=method.global_relation.weight,
-            student_temperature=method.global_relation.student_temperature,
-            teacher_temperature=method.global_relation.teacher_temperature,
-            local_weight=method.local_relation.weight,
-            mix=method.local_relation.mix,
-            alpha=method.local_relation.alpha,
-            seed=spec.train.seed,
-        ),
+        method_config(spec),
         spec.views,
         image_size=spec.data.image_size,
         batch=spec.train.global_batch_size // spec.scale.workers,
