@@ -55,7 +55,8 @@ def stop(
             f"run {run} did not stop, but failed: {outcome['error'] if outcome else 'its folder says no more'}",
             hint=f"`reco runs checkpoints {run}` shows what was saved.",
         )
-    output.say(f"✓ Run {run} has {outcome['status']}; `reco pretrain SPEC --run-id {run}` continues it")
+    goes_on = f"; `reco pretrain SPEC --run-id {run}` continues it" if outcome["status"] == "stopped" else ""
+    output.say(f"✓ Run {run} has {outcome['status']}{goes_on}")
 
 
 def _follow_to_the_end(folder: RunFolder) -> None:
