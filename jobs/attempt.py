@@ -6,6 +6,7 @@ import contextlib
 import logging
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +22,11 @@ from jobs.spec import RunSpec
 from jobs.storage import UnreachableError
 from jobs.tracking.runs import MetricSender, TrackedRun
 from jobs.training.ranks import Ranks, pick_device
+from jobs.training.recorder import Recorder
 from jobs.training.run import run
+
+Work = Callable[[RunSpec, RunFolder, Ranks, Recorder | None], object]
+"""What every worker does; it can be sent to another process, as a module's function or a partial of one."""
 
 
 class Attempt:
@@ -32,18 +37,21 @@ class Attempt:
     Args:
         spec: What to train.
         folder: The run's folder.
-        tracked: The run in MLflow.
+        tracked: The run in MLflow; None where it is not tracked.
         workers: How many; they are placed as soon as the cluster has the resources.
+        work: What they do; a run by default.
 
     Attributes:
         workers: As given.
         error: What ended it, once it is over; None where the workers returned.
     """
 
-    def __init__(self, spec: RunSpec, folder: RunFolder, tracked: TrackedRun, *, workers: int) -> None:
+    def __init__(
+        self, spec: RunSpec, folder: RunFolder, tracked: TrackedRun | None, *, workers: int, work: Work = run
+    ) -> None:
         self.workers = workers
         self.error: BaseException | None = None
-        self._arguments = {"spec": spec.model_dump_json(), "url": folder.url, "tracked": tracked}
+        self._arguments = {"spec": spec.model_dump_json(), "url": folder.url, "tracked": tracked, "work": work}
         self._resources = {"CPU": spec.scale.cpus_per_worker}
         if spec.scale.gpus_per_worker:
             self._resources["GPU"] = spec.scale.gpus_per_worker
@@ -117,15 +125,15 @@ def _worker(config: dict[str, Any]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), pick_device(context.get_local_rank()))
     with contextlib.ExitStack() as stack:
         sender = None
-        if ranks.is_first:
-            tracked: TrackedRun = config["tracked"]
+        tracked: TrackedRun | None = config["tracked"]
+        if ranks.is_first and tracked is not None:
             # Named by MLflow's id: a run of the same name on another server must not find this one's unsent records.
             spool = Path(tempfile.gettempdir()) / "reco" / f"{tracked.mlflow_run_id}.jsonl"
             tracked.refresh_high_water()  # an earlier attempt may have logged
             sender = MetricSender(tracked, spool=spool)
             stack.callback(sender.close, timeout=60.0)
         try:
-            run(spec, folder=folder, ranks=ranks, recorder=sender)
+            config["work"](spec, folder, ranks, sender)
         except UnreachableError:
             raise  # not the run's failure: the storage may come back
         except FencedError:

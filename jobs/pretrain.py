@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.checkpoints.load import load_newest
@@ -18,6 +16,7 @@ from jobs.errors import RecoError
 from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCo
 from jobs.run_folder import Outcome, RunFolder, failed
+from jobs.signals import stop_on_signal
 from jobs.spec import RunSpec, load_spec, to_yaml
 from jobs.spec.models import OUTSIDE_THE_HASH
 from jobs.supervisor import train
@@ -53,8 +52,14 @@ def main() -> int:
     return outcome["exit_code"]
 
 
-def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
+def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path, lineage: Mapping[str, str] | None = None) -> Outcome:
     """Train on the cluster, track in MLflow, register the encoder.
+
+    Args:
+        spec: The run.
+        folder: Its folder, claimed.
+        home: Where a local MLflow server keeps its files.
+        lineage: What chose the run's options, such as a sweep; noted with the run and the encoder.
 
     Raises:
         RecoError: For everything that can be explained: data, cluster, tracking, storage, divergence.
@@ -74,11 +79,11 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
             name=spec.name,
             # How the run is carried out may change between attempts, what it is may not: params can never change.
             params=spec.model_dump(mode="json", exclude=OUTSIDE_THE_HASH),
-            tags=_description(spec, data),
+            tags=_description(spec, data) | {f"reco.{name}": value for name, value in (lineage or {}).items()},
         )
         try:
             try:
-                with _stop_on_signal(folder):
+                with stop_on_signal(folder.request_stop, what=f"run {folder.run_id}"):
                     results = train(spec, folder, tracked)
             finally:
                 _log_attempt(folder, tracked)
@@ -86,7 +91,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
             if results is None:
                 tracked.finish("KILLED")
                 return {"status": "stopped", "exit_code": 130, "tracking_url": tracked.url}
-            model = _publish(spec, folder, data, tracked, results)
+            model = _publish(spec, folder, data, tracked, results, lineage or {})
         except BaseException:
             tracked.finish("FAILED")
             raise
@@ -100,7 +105,14 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path) -> Outcome:
     }
 
 
-def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, results: dict[str, float]) -> str:
+def _publish(
+    spec: RunSpec,
+    folder: RunFolder,
+    data: Data,
+    tracked: TrackedRun,
+    results: dict[str, float],
+    lineage: Mapping[str, str],
+) -> str:
     """Hand results, curves and the encoder to MLflow; returns `name/version`, or "" where none is registered."""
     found = load_newest(folder.storage, spec_hash=spec.hash, dataset_hash=data.train.hash)
     if found is None:
@@ -126,6 +138,7 @@ def _publish(spec: RunSpec, folder: RunFolder, data: Data, tracked: TrackedRun, 
         dataset_hash=data.train.hash,
         metrics=results,
         card=_prose(spec, pictures=len(data.train)),
+        lineage=lineage,
     )
     return f"{registered.name}/{registered.version}"
 
@@ -154,24 +167,6 @@ def _log_quarantine(folder: RunFolder, tracked: TrackedRun) -> None:
             tracked.log_artifact(listed)
     except RecoError as error:  # how the training ended matters more
         _log.warning("MLflow could not be told of them: %s", error)
-
-
-@contextlib.contextmanager
-def _stop_on_signal(folder: RunFolder) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM save and stop the run, and a second one end it at once."""
-
-    def ask(_number: int, _frame: object) -> None:
-        _log.info("saving a checkpoint and stopping run %s", folder.run_id)
-        folder.request_stop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)  # a second signal ends at once
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _description(spec: RunSpec, data: Data) -> dict[str, str]:

@@ -17,11 +17,19 @@ Pause = Literal["drain", "resize"]
 """Why workers are to save and return though the run goes on: a host is about to leave, or more workers would fit."""
 
 
+class Probe(TypedDict):
+    """What the encoder was worth after a step."""
+
+    step: int
+    metrics: dict[str, float]
+
+
 class Progress(TypedDict, total=False):
     """How far a run is; written by its first rank, read by whoever watches.
 
     `phase` is starting, waiting for hosts, training, probing, finishing, done or stopped; `eta_s` is in seconds,
-    `memory_gb` in 10⁹ bytes, `data_wait` a fraction of the time, `plan` a line that is there while a run is starting.
+    `memory_gb` in 10⁹ bytes, `data_wait` a fraction of the time, `plan` a line that is there while a run is starting,
+    `probes` what the attempt was judged to be worth so far.
     """
 
     phase: str
@@ -37,6 +45,7 @@ class Progress(TypedDict, total=False):
     health: str
     resumed_from: int
     plan: str
+    probes: list[Probe]
 
 
 class Record(TypedDict):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import time
 
-from jobs.attempt import Attempt
+from jobs.attempt import Attempt, Work
 from jobs.checkpoints.manifest import list_manifests
 from jobs.cluster import hosts_at_hand, workers_must_leave
 from jobs.errors import RecoError
 from jobs.run_folder import Pause, RunFolder, Stall
 from jobs.spec import RunSpec
 from jobs.tracking.runs import TrackedRun
+from jobs.training.run import run
 from jobs.training.watchdog import culprit, described
 
 _log = logging.getLogger("reco.supervisor")
@@ -26,8 +27,14 @@ _SETTLE_S = 10.0  # until what Ray says is free has followed what was placed or 
 _LONGEST_WAIT_S = 60.0
 
 
-def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, float] | None:
+def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun | None, *, work: Work = run) -> dict[str, float] | None:
     """Train until the run has its results; None when it was asked to stop.
+
+    Args:
+        spec: What to train.
+        folder: The run's folder.
+        tracked: The run in MLflow; None where it is not tracked.
+        work: What the workers do.
 
     Raises:
         RecoError: The run has failed for good, or more often than the spec allows without a new checkpoint between.
@@ -39,7 +46,7 @@ def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun) -> dict[str, fl
         if workers is None:
             return None
         _log.info("placing %d workers", workers)
-        with Attempt(spec, folder, tracked, workers=workers) as attempt:
+        with Attempt(spec, folder, tracked, workers=workers, work=work) as attempt:
             pause = _watch(spec, folder, attempt)
         if (permanent := folder.failure()) is not None:
             raise permanent from attempt.error

@@ -1,4 +1,4 @@
-"""The one contract of a run: `RunSpec`, loaded from YAML with every mistake reported at once. Imports no torch."""
+"""The one contract: `RunSpec` and `SweepSpec`, loaded from YAML, every mistake reported at once. Imports no torch."""
 
 from jobs.spec.describe import Option, closest, options
 from jobs.spec.document import Mistake
@@ -19,11 +19,15 @@ from jobs.spec.models import (
     TrainSpec,
     ViewsSpec,
 )
+from jobs.spec.space import RECO_SPACE, Dimension
+from jobs.spec.sweep import Sweep, SweepSpec, load_sweep, parse_sweep
 
 __all__ = [
     "OUTSIDE_THE_HASH",
+    "RECO_SPACE",
     "CheckpointSpec",
     "DataSpec",
+    "Dimension",
     "EncoderSpec",
     "GlobalRelationSpec",
     "LocalRelationSpec",
@@ -36,11 +40,15 @@ __all__ = [
     "RunSpec",
     "ScaleSpec",
     "SpecError",
+    "Sweep",
+    "SweepSpec",
     "TrainSpec",
     "ViewsSpec",
     "closest",
     "load_spec",
+    "load_sweep",
     "options",
     "parse_spec",
+    "parse_sweep",
     "to_yaml",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import UserError
@@ -14,6 +15,8 @@ from jobs.spec.describe import Option, closest, options
 from jobs.spec.document import Document, Mistake, Path, apply_overrides, dotted, plain, read_document, shown
 from jobs.spec.models import RunSpec
 from jobs.spec.rules import broken_rules
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class SpecError(UserError):
@@ -37,8 +40,17 @@ def load_spec(path: pathlib.Path, overrides: Sequence[str] = ()) -> RunSpec:
     Raises:
         SpecError: With every mistake of the file and the overrides.
     """
+    return parse_spec(read_text(path), overrides, source=str(path))
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Read the text of a spec file.
+
+    Raises:
+        SpecError: There is no such file, or it is no text.
+    """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as cause:
         near = closest(path.name, (each.name for each in path.parent.glob("*.y*ml")))
         message = "no such file" + (f"; did you mean `{path.parent / near}`?" if near else "")
@@ -49,7 +61,6 @@ def load_spec(path: pathlib.Path, overrides: Sequence[str] = ()) -> RunSpec:
     except OSError as cause:
         reason = (cause.strerror or type(cause).__name__).lower()
         raise SpecError(str(path), [Mistake("", None, f"cannot be read: {reason}")]) from cause
-    return parse_spec(text, overrides, source=str(path))
 
 
 def parse_spec(text: str, overrides: Sequence[str] = (), source: str = "spec") -> RunSpec:
@@ -63,20 +74,29 @@ def parse_spec(text: str, overrides: Sequence[str] = (), source: str = "spec") -
     Raises:
         SpecError: With every mistake of the text and the overrides.
     """
+    return parse(RunSpec, text, overrides, source)[0]
+
+
+def parse(model: type[Model], text: str, overrides: Sequence[str], source: str) -> tuple[Model, Document]:
+    """Read a document of any model; as `parse_spec`.
+
+    Returns:
+        The model, and the document it was read from, to find the place of a mistake that is met later.
+    """
     document = read_document(text)
     apply_overrides(document, overrides)
-    spec: RunSpec | None = None
+    made: Model | None = None
     mistakes = list(document.mistakes)
     if document.readable:
-        spec, wrong = _validate(document)
+        made, wrong = _validate(model, document)
         mistakes += wrong
-    if mistakes or spec is None:
+    if mistakes or made is None:
         turns = {override: turn for turn, override in enumerate(overrides, start=1)}
         raise SpecError(source, sorted(mistakes, key=lambda each: (turns.get(each.override or "", 0), each.line or 0)))
-    return spec
+    return made, document
 
 
-def to_yaml(spec: RunSpec) -> str:
+def to_yaml(spec: BaseModel) -> str:
     """Write a spec as YAML that loads to an equal one, every default spelled out."""
     return yaml.dump(spec.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
@@ -93,15 +113,17 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _validate(document: Document) -> tuple[RunSpec | None, list[Mistake]]:
+def _validate(model: type[Model], document: Document) -> tuple[Model | None, list[Mistake]]:
     """Judge the values of a document: each option by its model, and each rule whose options are valid."""
     try:
-        return RunSpec.model_validate(document.values), []
+        return model.model_validate(document.values), []
     except ValidationError as cause:
         # The rules' own error has no location; they are asked again below, one by one, so that each gets its line.
         errors = [each for each in cause.errors(include_url=False, include_context=False) if each["loc"]]
-    known = {each.path: each for each in options()}
+    known = {each.path: each for each in options(model)}
     mistakes, doubtful = _option_mistakes(document, errors, known)
+    if model is not RunSpec:
+        return None, mistakes
 
     def usable(path: str) -> bool:
         return not any(path == each or path.startswith(f"{each}.") for each in doubtful)
@@ -130,6 +152,9 @@ def _option_mistakes(
         if error["type"] == "extra_forbidden":
             messages[error["loc"]], near = _unknown(error["loc"], known)
             meant |= {near} if near else set()
+            continue
+        if error["type"] == "value_error":  # the model's own words
+            messages[error["loc"]] = error["msg"].removeprefix("Value error, ")
             continue
         path, below = _split(error["loc"], known)
         if error["type"] == "missing" and not below:

@@ -97,6 +97,20 @@ def _queue_holds_a_batch(queue_size: int, batch: int) -> str | None:
     return f"{queue_size} is smaller than train.global_batch_size {batch}; the queue must hold at least one batch"
 
 
+@rule(
+    "method.global_relation.teacher_temperature",
+    "method.global_relation.student_temperature",
+    "method.global_relation.weight",
+)
+def _teacher_is_sharper(teacher_temperature: float, student_temperature: float, weight: float) -> str | None:
+    if weight == 0 or teacher_temperature < student_temperature:
+        return None
+    return (
+        f"{teacher_temperature:g} is not below method.global_relation.student_temperature {student_temperature:g}; "
+        "the teacher's distribution must be the sharper one"
+    )
+
+
 @rule("train.warmup_epochs", "train.epochs")
 def _warmup_ends_in_time(warmup_epochs: int, epochs: int) -> str | None:
     if warmup_epochs <= epochs:

@@ -63,6 +63,7 @@ def register_encoder(
     dataset_hash: str,
     metrics: Mapping[str, float],
     card: str,
+    lineage: Mapping[str, str] | None = None,
     alias: str = "candidate",
 ) -> RegisteredEncoder:
     """Register the encoder of a run as a new version of a model; a run that has registered one already gets that back.
@@ -80,6 +81,7 @@ def register_encoder(
         dataset_hash: Hash of the index of its training shards.
         metrics: Results; `knn` is the one `reco models list` shows.
         card: What this encoder is and how it was trained, in prose; tables and instructions are added around it.
+        lineage: What it comes from besides its data, such as the sweep and the trial that chose its options.
         alias: Alias that shall point to the new version.
 
     Raises:
@@ -106,6 +108,7 @@ def register_encoder(
         DATASET_TAG: dataset_hash,
         SPEC_TAG: spec_hash,
         METRICS_TAG: json.dumps(results),
+        **{f"reco.{name}": value for name, value in (lineage or {}).items()},
     }
     with tempfile.TemporaryDirectory(prefix="reco-encoder-") as temporary:
         files = Path(temporary) / "files"
@@ -120,7 +123,8 @@ def register_encoder(
             encoder_config=config,
             preprocessing=preprocessing,
             metrics=results,
-            training={"run": run.run_id, "MLflow run": run.url, "data index": dataset_hash, "spec": spec_hash},
+            training={"run": run.run_id, "MLflow run": run.url, "data index": dataset_hash, "spec": spec_hash}
+            | dict(lineage or {}),
         )
         _write_json(files / CONFIG, config)
         _write_json(files / PREPROCESSING, preprocessing)

@@ -49,7 +49,7 @@ def training_curves(records: Sequence[Mapping[str, float]], path: Path, *, title
     if not losses:
         raise ValueError(f"no record holds any of {', '.join(LOSS_NAMES)}")
     axis = "pictures" if all("pictures" in record for record in records) else "step"
-    figure = _figure(10.5 if accuracies else 7.0, 4.4)
+    figure = new_figure(10.5 if accuracies else 7.0, 4.4)
     panels = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
     _curves(panels[0], records, losses, axis, [LOSS_NAMES[name] for name in losses])
     panels[0].set_ylabel("loss")
@@ -58,7 +58,7 @@ def training_curves(records: Sequence[Mapping[str, float]], path: Path, *, title
         _curves(panels[1], records, accuracies, axis, labels, marker="o")
         panels[1].set_ylabel("k-NN accuracy (%)")
     figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=INK)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def overlaid_curves(
@@ -77,7 +77,7 @@ def overlaid_curves(
     """
     if not runs or not metrics:
         raise ValueError("curves need at least one run and one metric")
-    figure = _figure(5.2 * len(metrics), 4.4)
+    figure = new_figure(5.2 * len(metrics), 4.4)
     for panel, (metric, label) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True):
         marker = "o" if metric.split("/")[-1].startswith("knn") else ""
         for colour, (name, records) in zip(cycle(SERIES), runs.items(), strict=False):
@@ -86,7 +86,7 @@ def overlaid_curves(
         _finish(panel, "pictures")
         panel.set_ylabel(label)
     figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=INK)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def contact_sheet(
@@ -121,7 +121,7 @@ def contact_sheet(
     cell, label = 1.0, 0.26 if titles else 0.06
     # A gap after the query, half a cell of margin for headings.
     width, height = (columns + 0.25) * cell + 0.2, len(rows) * (cell + label) + (0.95 if correct else 0.75)
-    figure = _figure(width, height, layout=None)
+    figure = new_figure(width, height, layout=None)
     heading = figure.text(0.1 / width, 1 - 0.08 / height, title, ha="left", va="top", fontsize=13, color=INK)
     heading.set_fontweight("bold")
     top = height - 0.62
@@ -148,7 +148,7 @@ def contact_sheet(
         judged = [each for row in correct for each in row[1:]]
         text = f"green: same label as the query ({sum(judged)} of {len(judged)});  red: another label"
         figure.text(0.1 / width, 0.07 / height, text, ha="left", va="bottom", fontsize=9, color=INK)
-    return _save(figure, path, tight=False)
+    return save_figure(figure, path, tight=False)
 
 
 def embedding_map(
@@ -177,7 +177,7 @@ def embedding_map(
     for given in (labels, thumbnails):
         if given is not None and len(given) != len(points):
             raise ValueError(f"{len(given)} labels or thumbnails for {len(points)} points")
-    figure = _figure(9.0, 8.0)
+    figure = new_figure(9.0, 8.0)
     axes = figure.subplots()
     classes = [] if labels is None else sorted(set(map(str, labels)), key=_natural)
     colours = _palette(len(classes))
@@ -202,7 +202,7 @@ def embedding_map(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=11, labelcolor=INK, handletextpad=0.2
         )
     axes.set_title(title, loc="left", fontsize=15, fontweight="bold", color=INK, pad=12)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_thumbnails(
@@ -296,7 +296,8 @@ def _shortened(text: str, length: int = 14) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """Return an empty figure, sizes in inches, that needs no display."""
     # Not pyplot: it keeps figures alive and asks for a display, and other threads may draw too.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -306,7 +307,8 @@ def _figure(width: float, height: float, *, layout: Literal["constrained"] | Non
     return figure
 
 
-def _save(figure: Figure, path: Path, *, tight: bool = True) -> Path:
+def save_figure(figure: Figure, path: Path, *, tight: bool = True) -> Path:
+    """Write a figure as PNG; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", bbox_inches="tight" if tight else None, pad_inches=0.15)
     return path

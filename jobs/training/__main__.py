@@ -34,7 +34,7 @@ def main() -> int:
                 folder.claim(spec)
                 folder.begin_attempt()
                 ours = folder
-            results = run(spec, folder=folder, ranks=ranks)
+            results = run(spec, folder, ranks)
             if ours is not None:
                 status = "stopped" if results is None else "succeeded"
                 ours.write_outcome({"status": status, "exit_code": 0, "results": results or {}})

@@ -46,11 +46,14 @@ class Evaluation:
         return probes.default_k(train.labels)
 
     def while_training(self, model: ReCo) -> dict[str, float]:
-        """k-NN on the validation set and the rank of its features; all ranks take part and get the same."""
+        """k-NN on the validation set and the rank of its features; all ranks take part and get the same.
+
+        Without labelled sets, the rank of the features of the first training pictures.
+        """
         train, valid = self._data.probe_train, self._data.probe_valid
-        if train is None or valid is None:
-            return {}
         encoder = self.frozen(model)
+        if train is None or valid is None:
+            return self._unlabelled(encoder)
         fitted, judged = self._embed(encoder, train), self._embed(encoder, valid)
         return {"valid/knn": self._k_nearest(fitted, judged), "valid/rank_me": health.rank_me(judged.features)}
 
@@ -59,11 +62,7 @@ class Evaluation:
         encoder = self.frozen(model)
         train = self._data.probe_train
         if train is None:
-            rows = range(min(len(self._data.train), probes.CALIBRATION_PICTURES))
-            embedded = probes.embed(
-                encoder, self._data.loader, self._data.train, rows, image_size=self._size, device=self._ranks.device
-            )
-            return {"train/rank_me": health.rank_me(embedded.features)}
+            return self._unlabelled(encoder)
         name, final = ("test", self._data.probe_test) if self._data.probe_test else ("valid", self._data.probe_valid)
         assert final is not None
         fitted, judged = self._embed(encoder, train), self._embed(encoder, final)
@@ -83,6 +82,14 @@ class Evaluation:
             fitted, judged = self._embed(embedding, train, size), self._embed(embedding, final, size)
             results[f"{name}/{baseline}"] = self._k_nearest(fitted, judged)
         return results | {"k": float(self.k)}
+
+    def _unlabelled(self, encoder: nn.Module) -> dict[str, float]:
+        self._progress()
+        rows = range(min(len(self._data.train), probes.CALIBRATION_PICTURES))
+        embedded = probes.embed(
+            encoder, self._data.loader, self._data.train, rows, image_size=self._size, device=self._ranks.device
+        )
+        return {"train/rank_me": health.rank_me(embedded.features)}
 
     def frozen(self, model: ReCo) -> nn.Module:
         """A copy of the query encoder's backbone with the statistics of all groups, in evaluation mode."""

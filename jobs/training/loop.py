@@ -97,6 +97,7 @@ class Trainer:
         self.last_output: StepOutput
         self.step = 0
         self.cut_window: dict[str, Any] = {}
+        self.probed: dict[str, float] = {}
 
     def train(self) -> bool:
         """Train to the last step.
@@ -173,10 +174,7 @@ class Trainer:
 
     def is_probe_step(self) -> bool:
         """Whether the encoder is judged after this step."""
-        return (
-            self.data.probe_train is not None
-            and self.step % (self.plan.steps_per_epoch * self.spec.train.probe_every) == 0
-        )
+        return self.step % (self.plan.steps_per_epoch * self.spec.train.probe_every) == 0
 
     def log(self) -> bool:
         """Average the window over all ranks, probe, record and save as due; True when the run was asked to stop.
@@ -210,12 +208,18 @@ class Trainer:
         if self.is_probe_step():
             self.reporter.progress("probing", self.step, metrics)
             with self.window.left_out():
-                metrics |= self.evaluation.while_training(self.model)
+                self.probed = self.evaluation.while_training(self.model)
+            metrics |= self.probed
+            self.reporter.probed(self.step, self.probed)
         self.reporter.record(self.step, metrics)
         self.reporter.progress("training", self.step, metrics)
         if save > 0 or stop > 0 or self.step == self.plan.total_steps:
             self.save()
         return stop > 0 and self.step < self.plan.total_steps
+
+    def last_probe(self) -> dict[str, float]:
+        """What the probes measured of the encoder as it is at the end; all ranks take part."""
+        return self.probed if self.is_probe_step() and self.probed else self.evaluation.while_training(self.model)
 
     def stop_here(self) -> None:
         """Save between two logging steps, what was summed up since the last one included.

@@ -195,12 +195,9 @@ def _loader_bytes(spec: RunSpec, order: Order, dataset: Opened, probes: Sequence
     )
     detail = Detail.of_centre(spec.data.image_size, crop_fraction(spec.data.image_size))
     threads, cached = decoding_threads(spec), spec.scale.cache_folder is not None
-    if probes:
-        meanwhile = [Reading.in_order(each, detail, batch=BATCH, slots=in_memory) for each in probes]
-        return most_bytes(training, meanwhile, threads=threads, cached=cached)
-    # Pictures of the training set itself are embedded at the end, when training has closed its stream.
-    after = Reading.in_order(dataset, detail, batch=BATCH, slots=in_memory)
-    return max(most_bytes(each, threads=threads, cached=cached) for each in (training, after))
+    # Without labels the encoder is judged on pictures of the training set itself.
+    meanwhile = [Reading.in_order(each, detail, batch=BATCH, slots=in_memory) for each in probes or (dataset,)]
+    return most_bytes(training, meanwhile, threads=threads, cached=cached)
 
 
 def _labelled(dataset: Opened, where: str) -> Opened:

@@ -7,7 +7,7 @@ import resource
 import torch
 
 from jobs.reco import ReCo, StepOutput
-from jobs.run_folder import Progress, Record
+from jobs.run_folder import Probe, Progress, Record
 from jobs.spec import RunSpec
 from jobs.training import health
 from jobs.training.heartbeat import Heartbeat
@@ -35,6 +35,7 @@ class Reporter:
         self._heartbeat, self._recorder = heartbeat, recorder
         self._records: list[Record] = []
         self._health = "not measured yet"
+        self._probes: list[Probe] = []
         self.resumed_from = 0
 
     def progress(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
@@ -55,10 +56,15 @@ class Reporter:
             "memory_gb": memory_gb(self._ranks.device),
             "health": self._health,
             "resumed_from": self.resumed_from,
+            "probes": list(self._probes),
         }
         if speed > 0:
             progress["eta_s"] = (self._plan.total_steps - step) * self._spec.train.global_batch_size / speed
         self._heartbeat.publish(progress)
+
+    def probed(self, step: int, metrics: dict[str, float]) -> None:
+        """Keep what the probes of this attempt measured, for those who watch more seldom than it is judged."""
+        self._probes.append({"step": step, "metrics": metrics})
 
     def health(self, model: ReCo, output: StepOutput, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Label-free measures of the latest step, and the verdict that goes with the next progress.

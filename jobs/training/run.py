@@ -18,7 +18,9 @@ from jobs.training.recorder import NoRecorder, Recorder
 from jobs.training.watchdog import Watchdog
 
 
-def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | None = None) -> dict[str, float] | None:
+def run(
+    spec: RunSpec, folder: RunFolder, ranks: Ranks, recorder: Recorder | None = None, *, as_trial: bool = False
+) -> dict[str, float] | None:
     """Train from the last checkpoint to the end and judge the encoder; every rank calls it.
 
     Args:
@@ -26,6 +28,7 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
         folder: Where the run keeps what it makes; claimed by the caller.
         ranks: This process among those that train together.
         recorder: Where metrics go besides the run's folder.
+        as_trial: The result is what the probes measured last, without baselines, linear probe and test set.
 
     Returns:
         The final results, or None when the run saved and stopped because it was asked to.
@@ -56,7 +59,7 @@ def run(spec: RunSpec, *, folder: RunFolder, ranks: Ranks, recorder: Recorder | 
             trainer.reporter.progress("stopped", trainer.step)
             return None
         trainer.reporter.progress("finishing", trainer.step)
-        results = trainer.evaluation.at_the_end(trainer.model)
+        results = trainer.last_probe() if as_trial else trainer.evaluation.at_the_end(trainer.model)
         if fence is not None:
             fence.check()
             folder.write_result(results)

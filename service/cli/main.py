@@ -21,6 +21,7 @@ from service.cli.pretrain import pretrain
 from service.cli.runs import app as runs
 from service.cli.runs import stop
 from service.cli.spec import app as spec
+from service.cli.sweep import app as sweep
 from service.cli.tracking import app as tracking
 
 INTERRUPTED = 130
@@ -90,6 +91,7 @@ app.command()(pretrain)
 app.command()(stop)
 app.command()(embed)
 app.add_typer(runs, name="runs")
+app.add_typer(sweep, name="sweep")
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.add_typer(spec, name="spec")

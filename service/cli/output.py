@@ -5,9 +5,11 @@ Colours and live displays are Rich's, which leaves them out where the stream is 
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -52,6 +54,13 @@ def show(renderable: RenderableType) -> None:
 def emit(data: object) -> None:
     """Print results as JSON."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def say_rows(rows: Sequence[Mapping[str, object]]) -> None:
+    """Print results as CSV, with the names of the first row on top."""
+    writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def fail(message: str, *, hint: str | None = None) -> None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from jobs.errors import RecoError
-from service.cli import output
+from service.cli import foreground, output
 from service.cli.child import python
 from service.cli.home import home
-
-if TYPE_CHECKING:
-    from jobs.run_folder import RunFolder
-
-POLL_SECONDS = 0.5
 
 
 def pretrain(
@@ -57,6 +46,7 @@ def pretrain(
     """
     from jobs.run_folder import RunFolder
     from jobs.spec import load_spec
+    from service.cli.live import LiveRun
 
     loaded = load_spec(spec, overrides or [])  # mistakes are told at once, before anything is started
     if run_id is None:
@@ -70,13 +60,12 @@ def pretrain(
     command = python("jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where, "--home", str(home()))
     for change in overrides or []:
         command += ["--set", change]
-    with log.open("ab") as file, _started(command, file.fileno()) as job:
-        started = time.time()
-        _follow(folder, job, since=started)
+    with LiveRun(folder, since=time.time()) as live:
+        code = foreground.carry_out(command, log, watch=live.refresh, say=live.say)
     outcome = folder.outcome()
-    if outcome is None or outcome["exit_code"] != job.returncode:  # an earlier attempt's says nothing of this one
+    if outcome is None or outcome["exit_code"] != code:  # an earlier attempt's says nothing of this one
         raise RecoError(
-            f"run {run_id} ended without a word (exit code {job.returncode}): {_last_words(log)}",
+            f"run {run_id} ended without a word (exit code {code}): {foreground.last_words(log)}",
             hint=f"See {log}; `--run-id {run_id}` continues from the last checkpoint.",
         )
     if outcome["status"] == "failed":
@@ -92,45 +81,6 @@ def pretrain(
             f"✓ registered {outcome['model']} as candidate; look at it with: reco models show {outcome['model']}"
         )
     output.say(f"✓ tracked at {outcome['tracking_url']}")
-
-
-@contextmanager
-def _started(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in a session of its own, so that Ctrl-C reaches it through us, once and in order."""
-    job = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_end_with_parent
-    )
-    try:
-        yield job
-        job.wait()
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-
-
-def _end_with_parent() -> None:
-    # PR_SET_PDEATHSIG: if this command is killed, its job is asked to save and stop instead of going on unseen.
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _follow(folder: RunFolder, job: subprocess.Popen[bytes], *, since: float) -> None:
-    """Show progress until the job ends; the first Ctrl-C asks it to save and stop, the second ends it."""
-    from service.cli.live import LiveRun
-
-    interrupted = False
-    with LiveRun(folder, since=since) as live:
-        while job.poll() is None:
-            try:
-                live.refresh()
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                live.say("saving a checkpoint and stopping; Ctrl-C again ends the run at once")
-                job.send_signal(signal.SIGINT)
-        live.refresh()
 
 
 def _show_results(results: dict[str, float]) -> None:
@@ -156,8 +106,3 @@ def _show_results(results: dict[str, float]) -> None:
         if knn <= results[f"{where}/knn_raw_pixels"]:
             output.say("! raw pixels are as good here: these pictures are easy to tell apart by their pixels alone")
         break
-
-
-def _last_words(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "its log is empty"

@@ -1,0 +1,162 @@
+"""The trials of a sweep as a table, the best first: live in a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from jobs.errors import RecoError
+from service.cli import output
+from service.cli.live import SECONDS_BETWEEN_LINES, clock
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from jobs.spec import Sweep
+    from jobs.sweeps.folder import SweepFolder
+    from jobs.sweeps.ledger import Trial
+
+_STYLES = {"finished": None, "running": "cyan", "stopped early": "dim", "failed": "red"}
+
+
+class Leaderboard:
+    """Shows what the ledger of a sweep and the progress of its runs say.
+
+    Args:
+        folder: The sweep's.
+        sweep: What is searched.
+
+    Attributes:
+        seconds_unchanged: How long what is shown has been the same.
+    """
+
+    def __init__(self, folder: SweepFolder, sweep: Sweep) -> None:
+        self._folder, self._sweep = folder, sweep
+        self._ledger = folder.ledger()
+        self._console = output.progress()
+        self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+        self._since = time.time()
+        self._seen: object = None
+        self._changed = time.monotonic()
+        self._printed: tuple[float, str] = (0.0, "")
+        self._blind = False
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    @property
+    def seconds_unchanged(self) -> float:
+        """How long what is shown has been the same."""
+        return time.monotonic() - self._changed
+
+    def trials(self) -> list[Trial]:
+        """What became of each so far."""
+        from jobs.sweeps.ledger import trials_of
+
+        return trials_of(self._ledger.events())
+
+    def refresh(self) -> None:
+        """Read and show; where nothing can be read, the sweep goes on unseen, which is said once."""
+        try:
+            trials = self.trials()
+            where = {trial.number: self._where(trial) for trial in trials if trial.status == "running"}
+        except RecoError as error:
+            if not self._blind:
+                self.say(f"the sweep's folder cannot be read at the moment: {error.message}")
+            self._blind = True
+            return
+        self._blind = False
+        seen = (len(self._ledger.events()), tuple(where.items()))
+        if seen != self._seen:
+            self._seen, self._changed = seen, time.monotonic()
+        if self._console.is_terminal:
+            self._live.update(self._table(trials, where))
+            return
+        line = self._headline(trials)
+        shown, before = self._printed
+        if line.partition(" gone")[0][:-8] != before and time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            self._printed = (time.monotonic(), line.partition(" gone")[0][:-8])
+            self._console.print(Text(line))
+
+    def say(self, text: str) -> None:
+        """Print a note above the table."""
+        self._console.print(Text(text, style="yellow"))
+
+    def picture(self) -> RenderableType:
+        """The table as it is now."""
+        trials = self.trials()
+        return self._table(trials, {trial.number: self._where(trial) for trial in trials if trial.status == "running"})
+
+    def _where(self, trial: Trial) -> str:
+        progress = self._folder.run(trial.number).progress()
+        if progress is None or "epoch" not in progress:
+            return "starting"
+        return f"{progress['phase']}, epoch {progress['epoch']:.1f}/{progress['epochs']}"
+
+    def _table(self, trials: list[Trial], where: dict[int, str]) -> RenderableType:
+        from jobs.sweeps.ledger import best_of, ranked
+
+        mode, names = self._sweep.spec.objective.mode, short_names(list(self._sweep.space))
+        best = best_of(trials, mode=mode)
+        table = output.table("Trial", "State", self._sweep.metric, "Epochs", *names.values())
+        for trial in ranked(trials, mode=mode):
+            state = where.get(trial.number, trial.status)
+            if trial.reason:
+                state += f": {trial.reason}"
+            style = "bold green" if trial is best else _STYLES[trial.status]
+            cells = [
+                f"{trial.number}",
+                state,
+                "" if trial.objective is None else f"{trial.objective:.2f}",
+                f"{trial.epoch or ''}",
+            ]
+            cells += [_shown(trial.values[path]) for path in names]
+            table.add_row(*map(Text, cells), style=style)
+        return Group(Text(self._headline(trials), style="bold"), table)
+
+    def _headline(self, trials: list[Trial]) -> str:
+        from jobs.sweeps.ledger import best_of
+
+        ended = [trial for trial in trials if trial.ended is not None]
+        running = sum(trial.ended is None for trial in trials)
+        parts = [f"{len(ended)} of {self._sweep.trials} trials done"]
+        best = best_of(trials, mode=self._sweep.spec.objective.mode)
+        if best is not None:
+            parts.append(f"best {best.objective:.2f} (trial {best.number})")
+        if self._folder.outcome() is None:
+            parts.append(f"{clock(time.time() - self._since)} gone")
+            if ended:
+                mean = sum((trial.ended or 0.0) - trial.began for trial in ended) / len(ended)
+                left = (self._sweep.trials - len(ended)) * mean / max(running, 1)
+                parts.append(f"about {clock(left)} left")
+        return " · ".join(parts)
+
+
+def short_names(paths: list[str]) -> dict[str, str]:
+    """The shortest end of each path that no other has; paths by themselves."""
+    names = {}
+    for path in paths:
+        parts = path.split(".")
+        for count in range(1, len(parts) + 1):
+            name = ".".join(parts[-count:])
+            if sum(each == name or each.endswith(f".{name}") for each in paths) == 1:
+                break
+        names[path] = name
+    return names
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
