@@ -147,7 +147,7 @@ def test_a_run_continues_on_another_number_of_ranks(shards: Path, tmp_path: Path
 def test_a_run_stopped_between_two_logging_steps_shows_no_seam(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks_after: int
 ) -> None:
-    text = tiny_spec(shards, train__log_every=500, checkpoint__every="1h")
+    text = tiny_spec(shards, train__log_every=500, train__probe_every=500, checkpoint__every="1h")
     train(0, 1, text, str(tmp_path), "whole")
     step = Trainer.train_step
 
