@@ -318,6 +318,7 @@ class Trainer:
         batches = iter(feed)
         while True:
             start = time.perf_counter()
+            self.watchdog.enter("wait", self.step)  # after a logging step too, which ends without a word
             ready = next(batches, None)
             if ready is None:
                 return

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,13 @@ from jobs.run_folder import Record, RunFolder
 from jobs.spec import parse_spec
 from jobs.training import meeting
 from jobs.training.divergence import DivergedError
-from jobs.training.feed import DeviceBatch
+from jobs.training.feed import DeviceBatch, Feed
 from jobs.training.learner import Learner
 from jobs.training.loop import Trainer
 from jobs.training.plan import PlanError
 from jobs.training.ranks import Ranks
 from jobs.training.run import run
+from jobs.training.watchdog import Watchdog
 from tests.pictures import tiny_spec, write_shards
 from tests.ranks import run_on_ranks
 
@@ -286,3 +288,29 @@ def test_probes_without_a_common_class_are_refused(shards: Path, probe: Path, tm
     spec = parse_spec(tiny_spec(shards, probe=probe, data__probe__valid=others))
     with pytest.raises(PlanError, match=r"data\.probe\.valid has no class in common"):
         run(spec, folder=RunFolder(str(tmp_path), "r"), ranks=ALONE)
+
+
+def test_a_rank_that_waits_for_pictures_says_so_after_a_logging_step_too(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[tuple[str, int]] = []
+    asked: list[tuple[str, int]] = []
+    batches = Feed.__iter__
+
+    def noted(_watchdog: Watchdog, phase: str, step: int) -> None:
+        entered.append((phase, step))
+
+    def watched(feed: Feed) -> Iterator[DeviceBatch]:
+        given = batches(feed)
+        while True:
+            asked.append(entered[-1])
+            ready = next(given, None)
+            if ready is None:
+                return
+            yield ready
+
+    monkeypatch.setattr(Watchdog, "enter", noted)
+    monkeypatch.setattr(Feed, "__iter__", watched)
+    text = tiny_spec(shards, train__epochs=1, train__log_every=2)
+    train(0, 1, text, str(tmp_path), "waits")
+    assert asked[:7] == [("wait", step) for step in range(7)]  # 6 steps, every 2nd is logged; probes read after the end
