@@ -54,7 +54,7 @@ def write_report(sweep: Sweep, trials: Sequence[Trial], into: Path, *, sweep_id:
         f"<p class=faint>{html.escape(sweep.metric)}, {sweep.epochs} epochs a trial: {html.escape(told)}</p>",
         _headline(sweep, trials, best),
     ]
-    if any(trial.objective is not None for trial in trials):
+    if any(trial.objective is not None and trial.ended is not None for trial in trials):
         for title, sentence, picture in _pictures(sweep, trials, into):
             data = base64.b64encode(picture.read_bytes()).decode()
             parts.append(f"<h2>{title}</h2><p>{sentence}</p>")

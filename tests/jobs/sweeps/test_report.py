@@ -66,7 +66,10 @@ def test_the_report_stands_alone_and_shows_every_trial(tmp_path: Path) -> None:
         assert (picture < 200).mean() > 0.005  # something is drawn
 
 
-@pytest.mark.parametrize("trials", [[], some_trials()[:1], some_trials()[8:]])
+UNDER_WAY = Trial(0, some_trials()[0].values, began=0.0, points={2: 5.0}, objective=5.0)
+
+
+@pytest.mark.parametrize("trials", [[], some_trials()[:1], some_trials()[8:], [UNDER_WAY]])
 def test_a_report_can_be_made_at_any_time(tmp_path: Path, trials: list[Trial]) -> None:
     page = write_report(sweep_of(), trials, tmp_path, sweep_id="s").read_text()
     assert "No trial has come to its end" in page
