@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -13,23 +12,21 @@ from pathlib import Path
 from jobs.checkpoints.load import load_newest
 from jobs.cluster import connected
 from jobs.errors import RecoError
+from jobs.job_folder import Outcome, failed
 from jobs.loading.process import LoaderProcess
 from jobs.reco import ReCo
-from jobs.run_folder import Outcome, RunFolder, failed
+from jobs.run_folder import RunFolder
 from jobs.signals import stop_on_signal
 from jobs.spec import RunSpec, load_spec, to_yaml
-from jobs.spec.models import OUTSIDE_THE_HASH
-from jobs.supervisor import train
-from jobs.tracking.code import code_version
+from jobs.tracked_run import open_tracked, train_tracked
 from jobs.tracking.encoders import register_encoder
 from jobs.tracking.figures import training_curves
-from jobs.tracking.runs import TrackedRun, open_run
+from jobs.tracking.runs import TrackedRun
 from jobs.tracking.server import tracking_uri
 from jobs.training.plan import Data, make_plan, method_config, open_data
 from jobs.training.probes import preprocessing
 
 _log = logging.getLogger("reco.pretrain")
-_EXAMPLES = 3  # of bad pictures that MLflow shows without opening the list
 
 
 def main() -> int:
@@ -72,22 +69,11 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path, lineage: Mapping[s
     folder.write_progress({"phase": "starting", "step": 0, "plan": str(plan)})
     uri = tracking_uri(home)  # before Ray, which takes far longer to start than MLflow to say that it is not there
     with connected(spec):
-        tracked = open_run(
-            uri,
-            experiment="reco",
-            run_id=folder.run_id,
-            name=spec.name,
-            # How the run is carried out may change between attempts, what it is may not: params can never change.
-            params=spec.model_dump(mode="json", exclude=OUTSIDE_THE_HASH),
-            tags=_description(spec, data) | {f"reco.{name}": value for name, value in (lineage or {}).items()},
-        )
+        tags = {f"reco.{name}": value for name, value in (lineage or {}).items()}
+        tracked = open_tracked(spec, folder, uri, name=spec.name, dataset_hash=data.train.hash, tags=tags)
         try:
-            try:
-                with stop_on_signal(folder.request_stop, what=f"run {folder.run_id}"):
-                    results = train(spec, folder, tracked)
-            finally:
-                _log_attempt(folder, tracked)
-                _log_quarantine(folder, tracked)
+            with stop_on_signal(folder.request_stop, what=f"run {folder.run_id}"):
+                results = train_tracked(spec, folder, tracked)
             if results is None:
                 tracked.finish("KILLED")
                 return {"status": "stopped", "exit_code": 130, "tracking_url": tracked.url}
@@ -141,41 +127,6 @@ def _publish(
         lineage=lineage,
     )
     return f"{registered.name}/{registered.version}"
-
-
-def _log_attempt(folder: RunFolder, tracked: TrackedRun) -> None:
-    """Tell MLflow what the last attempt computed with, which only its workers know."""
-    try:
-        for attempt in folder.attempts()[-1:]:
-            tracked.set_tags({f"reco.{name}": value for name, value in attempt.items() if name != "token"})
-    except RecoError as error:  # how the training ended matters more
-        _log.warning("MLflow could not be told what was computed with: %s", error)
-
-
-def _log_quarantine(folder: RunFolder, tracked: TrackedRun) -> None:
-    """Tell MLflow of the pictures that could not be used, where there were any."""
-    bad = folder.quarantine()
-    if not bad:
-        return
-    first = "; ".join(f"{each['key']}: {each['reason']}" for each in bad[:_EXAMPLES])
-    _log.warning("%d pictures could not be used, listed in %s/quarantine: %s", len(bad), folder.url, first)
-    try:
-        tracked.set_tags({"reco.bad_pictures": len(bad), "reco.bad_pictures_first": first})
-        with tempfile.TemporaryDirectory() as temporary:
-            listed = Path(temporary) / "quarantine.jsonl"
-            listed.write_text("".join(json.dumps(each) + "\n" for each in bad))
-            tracked.log_artifact(listed)
-    except RecoError as error:  # how the training ended matters more
-        _log.warning("MLflow could not be told of them: %s", error)
-
-
-def _description(spec: RunSpec, data: Data) -> dict[str, str]:
-    return {
-        "reco.spec_hash": spec.hash,
-        "reco.dataset_hash": data.train.hash,
-        "reco.code": code_version(),
-        "reco.workers": str(spec.scale.workers),
-    }
 
 
 def _prose(spec: RunSpec, *, pictures: int) -> str:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import time
 from typing import Any, Literal, TypedDict
 
 from jobs.errors import RecoError, UserError
+from jobs.job_folder import JobFolder, Outcome, error_of, failed
 from jobs.spec import RunSpec, parse_spec, to_yaml
-from jobs.storage import Storage, open_storage
-
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 Pause = Literal["drain", "resize"]
 """Why workers are to save and return though the run goes on: a host is about to leave, or more workers would fit."""
@@ -56,23 +52,6 @@ class Record(TypedDict):
     metrics: dict[str, float]
 
 
-class Outcome(TypedDict, total=False):
-    """How an attempt ended: `status` is succeeded, stopped or failed; `exit_code` is that of the command."""
-
-    status: str
-    exit_code: int
-    error: str
-    hint: str
-    results: dict[str, float]
-    model: str
-    tracking_url: str
-
-
-def failed(error: RecoError) -> Outcome:
-    """The outcome of an attempt that an error ended."""
-    return {"status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint or ""}
-
-
 class Stall(TypedDict):
     """A rank that made no progress: where it stood, and the stacks of its threads."""
 
@@ -85,8 +64,8 @@ class Stall(TypedDict):
     stacks: str
 
 
-class RunFolder:
-    """Names and reads what a run keeps. Everything is written whole, so a reader never sees half of it.
+class RunFolder(JobFolder):
+    """Names and reads what a run keeps.
 
     Args:
         url: Folder or S3 prefix that holds the runs.
@@ -96,15 +75,12 @@ class RunFolder:
         UserError: If the id cannot be the name of a folder, a log and a tag.
     """
 
+    kind = "run"
+    of_an_attempt = ("outcome.json", "failure.json", "stop", "pause", "progress.json")
+
     def __init__(self, url: str, run_id: str) -> None:
-        if not _RUN_ID.fullmatch(run_id):
-            raise UserError(
-                f"a run cannot be called {run_id!r}.",
-                hint="Use 1 to 128 letters, digits, dots, underscores and hyphens, starting with a letter or digit.",
-            )
+        super().__init__(url, run_id)
         self.run_id = run_id
-        self.url = f"{url.rstrip('/')}/{run_id}"
-        self.storage: Storage = open_storage(self.url)
 
     def claim(self, spec: RunSpec) -> None:
         """Store the spec of a new run, or check that a run that exists has the same.
@@ -180,22 +156,6 @@ class RunFolder:
         stored = self.storage.list(f"quarantine/epoch-{epoch:06d}-")
         return [each for file in stored for each in self._lines(file.key)]
 
-    def _json(self, key: str) -> Any:  # noqa: ANN401 - what it is depends on the key
-        """What a key holds, or None where there is no such key.
-
-        Amazon's S3 replaces an object at once; other servers may show it half written, for a moment.
-        """
-        for wait in (0.05, 0.2, 0.8, None):
-            if not self.storage.exists(key):
-                return None
-            try:
-                return json.loads(self.storage.read(key))
-            except ValueError as error:
-                if wait is None:
-                    raise RecoError(f"{self.url}/{key} is damaged: {error}.") from error
-                time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
-
     def _lines(self, key: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.storage.read(key).decode().splitlines()]
 
@@ -208,28 +168,14 @@ class RunFolder:
         result: dict[str, float] | None = self._json("result.json")
         return result
 
-    def write_outcome(self, outcome: Outcome) -> None:
-        """Say how this attempt ended."""
-        self.storage.write("outcome.json", json.dumps(outcome, indent=1).encode())
-
-    def outcome(self) -> Outcome | None:
-        """How the last attempt ended, or None while it has not."""
-        outcome: Outcome | None = self._json("outcome.json")
-        return outcome
-
     def write_failure(self, error: RecoError) -> None:
         """Keep the error that ended this attempt for good: restarting its workers would only meet it again."""
-        failure = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        self.storage.write("failure.json", json.dumps(failure).encode())
+        self.storage.write("failure.json", json.dumps(failed(error)).encode())
 
     def failure(self) -> RecoError | None:
         """The error that ended this attempt for good, if one did."""
-        failure = self._json("failure.json")
-        if failure is None:
-            return None
-        error = RecoError(failure["error"], hint=failure["hint"])
-        error.exit_code = failure["exit_code"]
-        return error
+        failure: Outcome | None = self._json("failure.json")
+        return None if failure is None else error_of(failure)
 
     def write_stall(self, stall: Stall) -> None:
         """Keep where a rank stood when it made no progress."""
@@ -239,20 +185,6 @@ class RunFolder:
     def stalls(self) -> list[Stall]:
         """Every stall of the run, in order of steps."""
         return [json.loads(self.storage.read(stored.key)) for stored in self.storage.list("stalls/")]
-
-    def begin_attempt(self) -> None:
-        """Forget how an earlier attempt ended and whether somebody asked it to stop."""
-        for key in ("outcome.json", "failure.json", "stop", "pause", "progress.json"):
-            if self.storage.exists(key):
-                self.storage.delete(key)
-
-    def request_stop(self) -> None:
-        """Ask the run to save and stop; it does so within seconds."""
-        self.storage.write("stop", b"")
-
-    def stop_requested(self) -> bool:
-        """Whether somebody asked the run to stop."""
-        return self.storage.exists("stop")
 
     def request_pause(self, reason: Pause) -> None:
         """Ask the workers to save and return, to be placed anew."""

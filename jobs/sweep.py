@@ -12,12 +12,13 @@ from pathlib import Path
 from jobs.checkpoints.fence import Fence
 from jobs.cluster import connected
 from jobs.errors import RecoError
+from jobs.job_folder import Outcome, failed
+from jobs.loading.process import LoaderProcess
 from jobs.pretrain import pretrain
-from jobs.run_folder import RunFolder
 from jobs.signals import stop_on_signal
 from jobs.spec import Sweep, load_sweep
 from jobs.sweeps.children import close_runs
-from jobs.sweeps.folder import SweepFolder, SweepOutcome
+from jobs.sweeps.folder import SweepFolder
 from jobs.sweeps.ledger import Ledger, Trial, best_of, trials_of
 from jobs.sweeps.preview import concurrent_trials, preview
 from jobs.sweeps.rehearsal import rehearse_base
@@ -28,6 +29,7 @@ from jobs.sweeps.tuning import carry_out_trials
 from jobs.tracking.code import code_version
 from jobs.tracking.runs import TrackedRun, open_run
 from jobs.tracking.server import tracking_uri
+from jobs.training.plan import make_plan, open_data
 
 _log = logging.getLogger("reco.sweep")
 
@@ -48,84 +50,108 @@ def main() -> int:
         folder.begin_attempt()
         ours = folder
         outcome = carry_out(sweep, folder, home=arguments.home)
-        if arguments.then_full and outcome["status"] == "finished":
-            outcome = train_best(sweep, folder, outcome, storage=arguments.storage, home=arguments.home)
+        if arguments.then_full and outcome["status"] == "succeeded":
+            outcome |= train_best(sweep, folder, home=arguments.home)
     except RecoError as error:
         _log.error("%s", error)
-        outcome = {
-            "status": "failed",
-            "exit_code": error.exit_code,
-            "error": error.message,
-            "hint": error.hint or "",
-        }
-        if ours is None and arguments.act == "preview":
+        outcome = failed(error)
+        if arguments.act == "preview":
             print(json.dumps(outcome))  # noqa: T201
     if ours is not None:
         ours.write_outcome(outcome)
     return outcome["exit_code"]
 
 
-def carry_out(sweep: Sweep, folder: SweepFolder, *, home: Path) -> SweepOutcome:
+def carry_out(sweep: Sweep, folder: SweepFolder, *, home: Path) -> Outcome:
     """Try configurations until there are as many as asked for, and report which is best.
 
     Raises:
         RecoError: For everything that can be explained: data, cluster, tracking, storage; or every trial failed.
     """
+    base = sweep.trial({})
+    with LoaderProcess() as loader:
+        data = open_data(base, loader)
+    make_plan(base, data.train, probes=data.probes)  # what stands against it is told before Ray is started
     uri = tracking_uri(home)
-    with connected(sweep.trial({})):
-        tracked = open_run(
-            uri,
-            experiment="reco",
-            run_id=folder.sweep_id,
-            name=sweep.spec.name,
-            params=_params(sweep),
-            tags=_tags(sweep),
-        )
+    with connected(base):
+        tracked = _open(sweep, folder, uri, dataset_hash=data.train.hash)
         try:
-            fence = Fence.take(folder.storage, {"what": "sweep"})
-            ledger = Ledger(folder.storage, fence)
-            if not ledger.events():
-                rehearsal = rehearse_base(sweep, folder)
-                _log.info("the objective comes: %s is %.4g before training", sweep.metric, rehearsal.objective)
-            study = Study(sweep, ledger, name=folder.sweep_id)
             context = TrialContext(
-                url=folder.url.rpartition("/")[0],
+                url=folder.parent,
                 sweep_id=folder.sweep_id,
                 sweep=sweep,
                 tracking=uri,
                 parent=tracked.mlflow_run_id,
-                tags=_tags(sweep),
+                dataset_hash=data.train.hash,
             )
             with stop_on_signal(folder.request_stop, what=f"sweep {folder.sweep_id}"):
-                cut = carry_out_trials(study, folder, context, concurrency=concurrent_trials(sweep))
-            close_runs(uri, folder.sweep_id, study.trials)
-            _publish(sweep, folder, tracked, study.trials)
-            if cut is None and not any(trial.status == "finished" for trial in study.trials):
-                why = next((trial.reason for trial in study.trials if trial.reason), "none came to its end")
-                raise RecoError(f"no trial of sweep {folder.sweep_id} came to its end: {why}")
+                trials, cut = _try_configurations(sweep, folder, context)
+            close_runs(uri, folder.sweep_id, trials)
+            _publish(sweep, folder, tracked, trials)
+            if cut is None and best_of(trials, mode=sweep.spec.objective.mode) is None:
+                why = next((trial.reason for trial in trials if trial.reason), "all were stopped early")
+                raise RecoError(
+                    f"no trial of sweep {folder.sweep_id} came to its end: {why}",
+                    hint="Its log has more; `reco sweep show` lists what became of each.",
+                )
         except BaseException:
             tracked.finish("FAILED")
             raise
         tracked.finish("FINISHED" if cut is None else "KILLED")
     if cut is not None:
         return {"status": "stopped", "exit_code": 130, "reason": cut, "tracking_url": tracked.url}
-    return {"status": "finished", "exit_code": 0, "tracking_url": tracked.url}
+    return {"status": "succeeded", "exit_code": 0, "tracking_url": tracked.url}
 
 
-def train_best(sweep: Sweep, folder: SweepFolder, outcome: SweepOutcome, *, storage: str, home: Path) -> SweepOutcome:
-    """Train the best configuration as the base is trained, and register it with where it comes from."""
+def train_best(sweep: Sweep, folder: SweepFolder, *, home: Path) -> Outcome:
+    """Train the best configuration as the base is trained, and register it with where it comes from.
+
+    Raises:
+        RecoError: As `jobs.pretrain.pretrain`.
+    """
     best = best_of(trials_of(folder.ledger().events()), mode=sweep.spec.objective.mode)
-    assert best is not None  # it would not have finished
-    spec = sweep.full(best.values)
-    run = RunFolder(storage, folder.full_run_id)
+    assert best is not None  # it would not have succeeded
+    spec, run = sweep.full(best.values), folder.full_run()
     run.claim(spec)
     run.begin_attempt()
     _log.info("trial %d is the best; training it in full as run %s", best.number, run.run_id)
-    ended = pretrain(spec, run, home=home, lineage={"sweep": folder.sweep_id, "trial": str(best.number)})
+    try:
+        ended = pretrain(spec, run, home=home, lineage={"sweep": folder.sweep_id, "trial": str(best.number)})
+    except RecoError as error:
+        run.write_outcome(failed(error))
+        raise
     run.write_outcome(ended)
     if ended["status"] == "stopped":
-        return {**outcome, "status": "stopped", "exit_code": 130, "reason": f"run {run.run_id} was asked to"}
-    return {**outcome, "model": ended["model"]}
+        return {"status": "stopped", "exit_code": 130, "reason": f"run {run.run_id} was asked to"}
+    return {"model": ended["model"]}
+
+
+def _try_configurations(sweep: Sweep, folder: SweepFolder, context: TrialContext) -> tuple[list[Trial], str | None]:
+    """What became of each configuration, and why the sweep stopped before its end, if it did."""
+    ledger = Ledger(folder.storage, Fence.take(folder.storage, {"what": "sweep"}))
+    if not ledger.events():
+        rehearsal = rehearse_base(sweep, folder)
+        _log.info("the objective comes: %s is %.4g before training", sweep.metric, rehearsal.objective)
+    study = Study(sweep, ledger, name=folder.sweep_id)
+    cut = carry_out_trials(study, folder, context, concurrency=concurrent_trials(sweep))
+    return study.trials, cut
+
+
+def _open(sweep: Sweep, folder: SweepFolder, uri: str, *, dataset_hash: str) -> TrackedRun:
+    """The sweep's own run in MLflow, above those of its trials; params say what can never change."""
+    return open_run(
+        uri,
+        experiment="reco",
+        run_id=folder.sweep_id,
+        name=sweep.spec.name,
+        params={
+            **sweep.spec.model_dump(mode="json", include={"objective", "search", "scheduler", "seeds"}),
+            "space": {path: str(dimension.model_dump(mode="json")) for path, dimension in sweep.space.items()},
+            "epochs": sweep.epochs,
+            "base": sweep.base.hash,
+        },
+        tags={"reco.dataset_hash": dataset_hash, "reco.code": code_version()},
+    )
 
 
 def _publish(sweep: Sweep, folder: SweepFolder, tracked: TrackedRun, trials: list[Trial]) -> None:
@@ -141,16 +167,6 @@ def _publish(sweep: Sweep, folder: SweepFolder, tracked: TrackedRun, trials: lis
                 tracked.log_artifact(path, "report")
     except RecoError as error:
         _log.warning("MLflow could not be told of the results: %s", error)
-
-
-def _params(sweep: Sweep) -> dict[str, object]:
-    content = sweep.spec.model_dump(mode="json", include={"objective", "search", "scheduler", "seeds"})
-    space = {path: dimension.model_dump(mode="json") for path, dimension in sweep.space.items()}
-    return {**content, "epochs": sweep.epochs, "base": sweep.base.hash, "space": {k: str(v) for k, v in space.items()}}
-
-
-def _tags(sweep: Sweep) -> dict[str, str]:
-    return {"reco.code": code_version(), "reco.base_spec_hash": sweep.base.hash}
 
 
 def _parse() -> argparse.Namespace:

@@ -14,7 +14,7 @@ from jobs.errors import UserError
 from jobs.spec.describe import Option, closest, options
 from jobs.spec.document import Document, Mistake, Path, apply_overrides, dotted, plain, read_document, shown
 from jobs.spec.models import RunSpec
-from jobs.spec.rules import broken_rules
+from jobs.spec.rules import RULES, Rule, broken_rules
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -74,11 +74,13 @@ def parse_spec(text: str, overrides: Sequence[str] = (), source: str = "spec") -
     Raises:
         SpecError: With every mistake of the text and the overrides.
     """
-    return parse(RunSpec, text, overrides, source)[0]
+    return parse(RunSpec, text, overrides, source, rules=RULES)[0]
 
 
-def parse(model: type[Model], text: str, overrides: Sequence[str], source: str) -> tuple[Model, Document]:
-    """Read a document of any model; as `parse_spec`.
+def parse(
+    model: type[Model], text: str, overrides: Sequence[str], source: str, *, rules: Sequence[Rule] = ()
+) -> tuple[Model, Document]:
+    """Read a document of any model, with rules between its options; as `parse_spec`.
 
     Returns:
         The model, and the document it was read from, to find the place of a mistake that is met later.
@@ -88,7 +90,7 @@ def parse(model: type[Model], text: str, overrides: Sequence[str], source: str) 
     made: Model | None = None
     mistakes = list(document.mistakes)
     if document.readable:
-        made, wrong = _validate(model, document)
+        made, wrong = _validate(model, document, rules)
         mistakes += wrong
     if mistakes or made is None:
         turns = {override: turn for turn, override in enumerate(overrides, start=1)}
@@ -113,7 +115,7 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _validate(model: type[Model], document: Document) -> tuple[Model | None, list[Mistake]]:
+def _validate(model: type[Model], document: Document, rules: Sequence[Rule]) -> tuple[Model | None, list[Mistake]]:
     """Judge the values of a document: each option by its model, and each rule whose options are valid."""
     try:
         return model.model_validate(document.values), []
@@ -122,8 +124,6 @@ def _validate(model: type[Model], document: Document) -> tuple[Model | None, lis
         errors = [each for each in cause.errors(include_url=False, include_context=False) if each["loc"]]
     known = {each.path: each for each in options(model)}
     mistakes, doubtful = _option_mistakes(document, errors, known)
-    if model is not RunSpec:
-        return None, mistakes
 
     def usable(path: str) -> bool:
         return not any(path == each or path.startswith(f"{each}.") for each in doubtful)
@@ -131,7 +131,7 @@ def _validate(model: type[Model], document: Document) -> tuple[Model | None, lis
     def value(path: str) -> object:
         return _value_at(document.values, tuple(path.split(".")), known[path].default)
 
-    for rule, message in broken_rules(value, usable):
+    for rule, message in broken_rules(value, usable, rules):
         written = [path for path in rule.paths if tuple(path.split(".")) in document.places]
         place = document.place(tuple((written or rule.paths)[0].split(".")))
         mistakes.append(Mistake(rule.path, place.line, message, place.override))

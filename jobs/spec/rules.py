@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Check = Callable[..., str | None]
@@ -39,15 +39,16 @@ def rule(*paths: str) -> Callable[[Check], Check]:
 
 
 def broken_rules(
-    value: Callable[[str], object], usable: Callable[[str], bool] = lambda path: True
+    value: Callable[[str], object], usable: Callable[[str], bool] = lambda path: True, rules: Sequence[Rule] = RULES
 ) -> list[tuple[Rule, str]]:
     """Return the broken rules with their messages.
 
     Args:
         value: Gives the value of the option at a dotted path, its default where none was given.
         usable: Tells of a dotted path whether its value is valid; rules that need another are left out.
+        rules: Those of a run by default.
     """
-    asked = [each for each in RULES if all(map(usable, each.paths))]
+    asked = [each for each in rules if all(map(usable, each.paths))]
     answers = [(each, each.check(*map(value, each.paths))) for each in asked]
     return [(each, message) for each, message in answers if message is not None]
 

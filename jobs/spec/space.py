@@ -9,7 +9,7 @@ from pydantic import ValidationError, model_serializer, model_validator
 
 from jobs.spec.describe import closest, options
 from jobs.spec.document import shown
-from jobs.spec.models import RunSpec, Section
+from jobs.spec.models import OUTSIDE_THE_HASH, RunSpec, Section
 
 Kind = Literal["loguniform", "uniform", "quniform", "choice", "grid"]
 Scalar = None | bool | int | float | str
@@ -24,11 +24,11 @@ _FORMS: dict[Kind, str] = {
     "grid": "{grid: [one, another]}",
 }
 _FIXED = {
-    "name": "a sweep names its runs itself",
-    "scale": "it changes how a run is carried out, not what it gives",
-    "checkpoint": "it changes how a run is carried out, not what it gives",
-    "register": "it changes how a run is carried out, not what it gives",
-    "data.bad_pictures": "it changes how a run is carried out, not what it gives",
+    **{
+        path if inside is True else f"{path}.{each}": "it changes how a run is carried out and kept, not what it gives"
+        for path, inside in OUTSIDE_THE_HASH.items()
+        for each in ([path] if inside is True else inside)
+    },
     "data.probe": "trials that are judged on different pictures cannot be compared",
     "train.seed": "`seeds` says how many of them a configuration is trained with",
     "train.epochs": "`budget.epochs` says how long a trial is",

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jobs.spec.describe import closest
+from jobs.spec.document import Document
 from jobs.spec.loading import SpecError, load_spec, parse, parse_spec, read_text
 from jobs.spec.models import Count, Name, Positive, RunSpec, ScaleSpec, Section, Text, Words
 from jobs.spec.space import RECO_SPACE, Dimension, Values, space_mistakes, why_not, with_values
@@ -228,9 +229,8 @@ def load_sweep(path: pathlib.Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         SpecError: With every mistake of the sweep, or of the base.
     """
-    spec, _ = parse(SweepSpec, read_text(path), overrides, str(path))
-    base = load_spec(path.parent / spec.base)
-    return parse_sweep(read_text(path), base, overrides, source=str(path))
+    spec, document = parse(SweepSpec, read_text(path), overrides, str(path))
+    return _checked(Sweep(spec, load_spec(path.parent / spec.base)), document, str(path))
 
 
 def parse_sweep(text: str, base: RunSpec | str, overrides: Sequence[str] = (), source: str = "sweep") -> Sweep:
@@ -240,7 +240,10 @@ def parse_sweep(text: str, base: RunSpec | str, overrides: Sequence[str] = (), s
         SpecError: With every mistake.
     """
     spec, document = parse(SweepSpec, text, overrides, source)
-    sweep = Sweep(spec, parse_spec(base) if isinstance(base, str) else base)
+    return _checked(Sweep(spec, parse_spec(base) if isinstance(base, str) else base), document, source)
+
+
+def _checked(sweep: Sweep, document: Document, source: str) -> Sweep:
     found = _mistakes(sweep)
     if found:
         placed = [document.place(path).mistake(path, message) for path, message in found]

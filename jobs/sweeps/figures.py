@@ -16,6 +16,7 @@ from jobs.tracking.figures import CORRECT, FAINT, INK, SERIES, new_figure, save_
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LEAST_FOR_IMPORTANCE = 4
 
@@ -30,7 +31,10 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial], path: Path) -> P
     columns = [_places(sweep, name, shown) for name in names]
     objectives = np.array([trial.objective for trial in shown], dtype=np.float64)
     low, high = (float(objectives.min()), float(objectives.max())) if len(shown) else (0.0, 1.0)
-    columns.append((objectives - low) / max(high - low, 1e-12))
+    height = (objectives - low) / max(high - low, 1e-12)
+    least_is_best = sweep.spec.objective.mode == "min"
+    columns.append(1 - height if least_is_best else height)
+    worst, finest = (high, low) if least_is_best else (low, high)  # the better end is always up
     for index, trial in enumerate(shown):
         line = [column[index] for column in columns]
         strong = trial is best
@@ -40,8 +44,8 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial], path: Path) -> P
         bottom, top = _ends(sweep, name)
         axes.text(place, -0.04, bottom, ha="center", va="top", fontsize=9, color=INK)
         axes.text(place, 1.03, top, ha="center", va="bottom", fontsize=9, color=INK)
-    axes.text(len(names), -0.04, f"{low:.4g}", ha="center", va="top", fontsize=9, color=INK)
-    axes.text(len(names), 1.03, f"{high:.4g}", ha="center", va="bottom", fontsize=9, color=INK)
+    axes.text(len(names), -0.04, f"{worst:.4g}", ha="center", va="top", fontsize=9, color=INK)
+    axes.text(len(names), 1.03, f"{finest:.4g}", ha="center", va="bottom", fontsize=9, color=INK)
     axes.set_xticks(range(len(names) + 1), [_label(name) for name in names] + [sweep.metric], fontsize=9, color=INK)
     axes.tick_params(axis="x", length=0, pad=22)
     axes.set_yticks([])
@@ -78,6 +82,7 @@ def objective_by_option(sweep: Sweep, trials: Sequence[Trial], path: Path) -> Pa
     for panel in panels[len(names) :]:
         panel.set_visible(False)
     panels[0].legend(frameon=False, fontsize=9)
+    _title(figure, "What each trial was worth, by the value of one option")
     return save_figure(figure, path)
 
 
@@ -104,6 +109,7 @@ def rung_survival(sweep: Sweep, trials: Sequence[Trial], path: Path) -> Path:
     right.set_ylabel(sweep.metric)
     for panel in (left, right):
         _plain(panel)
+    _title(figure, "Who went on, and how each trial rose")
     return save_figure(figure, path)
 
 
@@ -119,6 +125,7 @@ def importance(sweep: Sweep, trials: Sequence[Trial], path: Path) -> Path | None
     axes.set_yticks(range(len(names)), [_label(name).replace("\n", " ") for name in names])
     axes.set_xlabel("part of the differences in the objective that the option explains")
     _plain(axes)
+    _title(figure, "Which option makes the difference")
     return save_figure(figure, path)
 
 
@@ -169,6 +176,10 @@ def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
 
 def _label(name: str) -> str:
     return "\n".join(name.removeprefix("method.").split(".")).replace("_", " ")
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, x=0.01, ha="left", fontsize=13, color=INK)
 
 
 def _plain(axes: Axes) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, TypedDict
+from typing import TypedDict
 
 from jobs.errors import UserError
+from jobs.job_folder import JobFolder
 from jobs.run_folder import RunFolder
-from jobs.spec import Sweep, parse_sweep, to_yaml
-from jobs.spec.sweep import SweepSpec
-from jobs.storage import Storage, open_storage
+from jobs.spec import Sweep, SweepSpec, parse_sweep, to_yaml
 from jobs.sweeps.ledger import Ledger
 
 _MAY_CHANGE = {"name", "base", "trials", "concurrency", "scale", "budget"}
@@ -22,19 +21,7 @@ class Spent(TypedDict):
     gpu_s: float
 
 
-class SweepOutcome(TypedDict, total=False):
-    """How an attempt ended; `status` is finished, stopped or failed, `exit_code` that of the command."""
-
-    status: Literal["finished", "stopped", "failed"]
-    exit_code: int
-    error: str
-    hint: str
-    reason: str
-    tracking_url: str
-    model: str
-
-
-class SweepFolder:
+class SweepFolder(JobFolder):
     """Names and reads what a sweep keeps.
 
     Args:
@@ -45,15 +32,12 @@ class SweepFolder:
         UserError: If the id cannot be the name of a folder.
     """
 
-    def __init__(self, url: str, sweep_id: str) -> None:
-        self.sweep_id = sweep_id
-        self.url = RunFolder(url, sweep_id).url  # an id is what that takes
-        self.storage: Storage = open_storage(self.url)
+    kind = "sweep"
 
-    @property
-    def runs_url(self) -> str:
-        """Where the runs of its trials are."""
-        return f"{self.url}/trials"
+    def __init__(self, url: str, sweep_id: str) -> None:
+        super().__init__(url, sweep_id)
+        self.sweep_id = sweep_id
+        self.run(9999, 99)  # an id that leaves no room for those of its runs is refused now
 
     def run_id(self, trial: int, seed: int = 0) -> str:
         """The id of a trial's run; of each of its seeds, the first being the one that is judged at rungs."""
@@ -61,12 +45,11 @@ class SweepFolder:
 
     def run(self, trial: int, seed: int = 0) -> RunFolder:
         """The folder of a trial's run."""
-        return RunFolder(self.runs_url, self.run_id(trial, seed))
+        return RunFolder(f"{self.url}/trials", self.run_id(trial, seed))
 
-    @property
-    def full_run_id(self) -> str:
-        """The id of the run that trains the best configuration in full."""
-        return f"{self.sweep_id}-full"
+    def full_run(self) -> RunFolder:
+        """The folder of the run that trains the best configuration in full; beside the sweep, as any run."""
+        return RunFolder(self.parent, f"{self.sweep_id}-full")
 
     def rehearsal(self) -> RunFolder:
         """Where the base is rehearsed."""
@@ -106,20 +89,6 @@ class SweepFolder:
         """What happened so far, to be read."""
         return Ledger(self.storage)
 
-    def begin_attempt(self) -> None:
-        """Forget how an earlier attempt ended and whether somebody asked it to stop."""
-        for key in ("outcome.json", "stop"):
-            if self.storage.exists(key):
-                self.storage.delete(key)
-
-    def request_stop(self) -> None:
-        """Ask the sweep to have its trials saved and to stop."""
-        self.storage.write("stop", b"")
-
-    def stop_requested(self) -> bool:
-        """Whether somebody asked it to stop."""
-        return self.storage.exists("stop")
-
     def write_spent(self, spent: Spent) -> None:
         """Keep what was used so far."""
         self.storage.write("spent.json", json.dumps(spent).encode())
@@ -128,15 +97,3 @@ class SweepFolder:
         """What was used so far."""
         found: Spent | None = self._json("spent.json")
         return found or {"wall_s": 0.0, "gpu_s": 0.0}
-
-    def write_outcome(self, outcome: SweepOutcome) -> None:
-        """Say how this attempt ended."""
-        self.storage.write("outcome.json", json.dumps(outcome, indent=1).encode())
-
-    def outcome(self) -> SweepOutcome | None:
-        """How the last attempt ended, or None while it has not."""
-        outcome: SweepOutcome | None = self._json("outcome.json")
-        return outcome
-
-    def _json(self, key: str) -> Any:  # noqa: ANN401 - what it is depends on the key
-        return json.loads(self.storage.read(key)) if self.storage.exists(key) else None

@@ -7,9 +7,10 @@ import math
 import time
 from dataclasses import dataclass
 
-from jobs.attempt import Attempt
-from jobs.errors import RecoError, UserError
+from jobs.errors import UserError
 from jobs.spec import Sweep, closest
+from jobs.spec.space import with_values
+from jobs.supervisor import train
 from jobs.sweeps.folder import SweepFolder
 from jobs.training.rehearsal import rehearse
 
@@ -51,22 +52,13 @@ def rehearse_base(sweep: Sweep, folder: SweepFolder, *, seconds: float = 0.0) ->
         UserError: The objective did not come, or is no number.
         RecoError: The base does not run; it says why.
     """
-    spec = sweep.trial({})
+    spec = with_values(sweep.trial({}), {"scale.max_restarts": 0, "scale.min_workers": None})
     run = folder.rehearsal()
     run.begin_attempt()
     began = time.monotonic()
-    work = functools.partial(rehearse, seconds=seconds)
-    with Attempt(spec, run, None, workers=spec.scale.workers, work=work) as attempt:
-        pass
+    found = train(spec, run, None, work=functools.partial(rehearse, seconds=seconds))
     took = time.monotonic() - began
-    if (failure := run.failure()) is not None:
-        raise failure
-    if attempt.error is not None:
-        raise RecoError(
-            f"the base of the sweep does not run: {attempt.cause}", hint="The log above has the workers' tracebacks."
-        ) from attempt.error
-    found = run.result()
-    assert found is not None
+    assert found is not None  # nobody else knows of it who could stop it
     metric = sweep.metric
     if metric not in found or not math.isfinite(found[metric]):
         names = [name for name in found if "/" in name]

@@ -20,6 +20,11 @@ th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid #e5e7eb; 
 """
 
 
+def column_names(sweep: Sweep) -> list[str]:
+    """The columns of `as_rows`."""
+    return ["trial", "status", "epoch", "objective", "seeds", "reason", *sweep.space]
+
+
 def as_rows(sweep: Sweep, trials: Sequence[Trial]) -> list[dict[str, object]]:
     """One flat row for each trial, the best first: what became of it, then the value of each option by its path."""
     return [
@@ -97,14 +102,20 @@ def _pictures(sweep: Sweep, trials: Sequence[Trial], into: Path) -> list[tuple[s
 def _headline(sweep: Sweep, trials: Sequence[Trial], best: Trial | None) -> str:
     if best is None or best.objective is None:
         return "<p><b>No trial has come to its end.</b></p>"
-    lines = [f"<p><b>Trial {best.number} is the best: {best.objective:.4g}.</b>"]
+    told = f"<p><b>Trial {best.number} is the best: {best.objective:.4g} after {best.epoch} epochs.</b>"
     base = sweep.point_of_base()
     of_base = next((trial for trial in trials if trial.values == base), None)
-    if of_base is not None and of_base.objective is not None and of_base is not best:
-        lines.append(f" The base's own values gave {of_base.objective:.4g} after {of_base.epoch} epochs.")
-    elif of_base is best:
-        lines.append(" These are the base's own values.")
-    return "".join(lines) + "</p>"
+    if base is None:
+        return f"{told}</p>"
+    if of_base is best:
+        return f"{told} These are the base's own values.</p>"
+    if of_base is not None and of_base.objective is not None:
+        told += f" The base's own values gave {of_base.objective:.4g} after {of_base.epoch} epochs."
+    rows = "".join(
+        f"<tr><td>{html.escape(path)}<td>{html.escape(_shown(best.values[path]))}<td>{html.escape(_shown(base[path]))}"
+        for path in sweep.space
+    )
+    return f"{told}</p><table><tr><th>option<th>best<th>base{rows}</table>"
 
 
 def _table(sweep: Sweep, trials: Sequence[Trial], best: Trial | None) -> str:

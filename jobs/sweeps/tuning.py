@@ -65,7 +65,7 @@ def carry_out_trials(study: Study, folder: SweepFolder, context: TrialContext, *
         Why it stopped before its end; None where it is complete.
 
     Raises:
-        RecoError: The ledger could not be written.
+        RecoError: The ledger could not be written, or MLflow or the storage did not answer a trial.
     """
     if not study.left:
         return None
@@ -120,18 +120,20 @@ class _Hall:
         self._seeds: dict[int, list[float]] = {}
         self._failures: dict[int, str] = {}
 
-    def next(self) -> int | None:
-        """Number of the next trial to carry out."""
+    def next(self) -> Trial | None:
+        """The next trial to carry out."""
         trial: Trial | None = None if self.closing else self._guarded(self.study.next)
         if trial is None:
             return None
         self.under_way.add(trial.number)
         _log.info("trial %d: %s", trial.number, trial.values)
-        return trial.number
+        return trial
 
     def heard(self, number: int, result: dict[str, Any]) -> None:
         """A trial has reported."""
-        if "failure" in result:
+        if "outage" in result:
+            self.closing.because(result["outage"], RecoError(result["outage"], hint=result["hint"] or None))
+        elif "failure" in result:
             self._failures[number] = result["failure"]
         elif "seeds" in result:
             self._seeds[number] = result["seeds"]
@@ -171,17 +173,14 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray has no types
         self._hall = hall
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        number = self._hall.next()
-        return str(Searcher.FINISHED) if number is None else {"trial": number}
+        trial = self._hall.next()
+        return str(Searcher.FINISHED) if trial is None else {"trial": trial.number, "values": trial.values}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # the scheduler below has heard of it
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()  # the ledger is what a sweep is taken up from
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep is taken up from its ledger")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -202,8 +201,8 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
         self._hall.ended(trial.config["trial"])
 
     def on_trial_error(self, _controller: object, trial: Any) -> None:  # noqa: ANN401
-        lines = (trial.get_pickled_error() and str(trial.get_pickled_error()).strip().splitlines()) or ["no word"]
-        self._hall.ended(trial.config["trial"], failure=f"its process died: {lines[-1]}")
+        last = (str(trial.get_pickled_error() or "").strip().splitlines() or ["no word"])[-1]
+        self._hall.ended(trial.config["trial"], failure=f"its process died: {last}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -260,5 +259,4 @@ class _Watch:
 
 
 def _this_node() -> str:
-    address = ray.util.get_node_ip_address()
-    return f"node:{address}"
+    return f"node:{ray.util.get_node_ip_address()}"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jobs.checkpoints.fence import FencedError
 from jobs.errors import RecoError
-from jobs.run_folder import RunFolder, failed
+from jobs.job_folder import failed
+from jobs.run_folder import RunFolder
 from jobs.spec import load_spec
 from jobs.training.ranks import ranks_from_environment
 from jobs.training.run import run

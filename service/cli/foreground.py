@@ -10,22 +10,39 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.errors import RecoError
+from service.cli.home import home
+
+if TYPE_CHECKING:
+    from jobs.job_folder import JobFolder, Outcome
 
 _POLL_S = 0.5
 
 
-def carry_out(command: list[str], log: Path, *, watch: Callable[[], None], say: Callable[[str], None]) -> int:
-    """Run a job to its end; returns its exit code.
+def carry_out(
+    command: list[str], folder: JobFolder, *, watch: Callable[[], None], say: Callable[[str], None], goes_on: str
+) -> Outcome:
+    """Run a job to its end; returns how it ended, where it did not fail.
 
-    The first Ctrl-C asks it to save and stop, the second ends it.
+    The first Ctrl-C asks it to save and stop, the second ends it. Its output is appended to `log_of(folder)`.
 
     Args:
         command: The job.
-        log: Where its output is appended.
+        folder: The job's, claimed.
         watch: Called about twice a second, and once when it is over.
         say: Prints a note.
+        goes_on: What goes on with it where it ends without a word, as part of a sentence.
+
+    Raises:
+        RecoError: It failed, or ended without a word.
     """
+    from jobs.job_folder import error_of  # late: it opens storage, which no other command should wait for
+
     interrupted = False
+    log = log_of(folder)
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file, _started(command, file.fileno()) as job:
         while job.poll() is None:
             try:
@@ -35,14 +52,27 @@ def carry_out(command: list[str], log: Path, *, watch: Callable[[], None], say: 
                 if interrupted:
                     raise
                 interrupted = True
-                say("saving and stopping; Ctrl-C again ends it at once")
+                say(f"saving and stopping; Ctrl-C again ends the {folder.kind} at once")
                 job.send_signal(signal.SIGINT)
         watch()
-    return job.returncode
+    outcome = folder.outcome()
+    if outcome is None or outcome["exit_code"] != job.returncode:  # an earlier attempt's says nothing of this one
+        raise RecoError(
+            f"{folder.kind} {folder.job_id} ended without a word (exit code {job.returncode}): {_last_words(log)}",
+            hint=f"See {log}; {goes_on}.",
+        )
+    if outcome["status"] == "failed":
+        outcome["hint"] = outcome["hint"] or f"The log is {log}."
+        raise error_of(outcome)
+    return outcome
 
 
-def last_words(log: Path) -> str:
-    """The last line that a job wrote."""
+def log_of(folder: JobFolder) -> Path:
+    """Where the output of a job is kept on this machine."""
+    return home() / "logs" / f"{folder.job_id}.log"
+
+
+def _last_words(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "its log is empty"
 

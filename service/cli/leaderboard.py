@@ -40,10 +40,8 @@ class Leaderboard:
         self._ledger = folder.ledger()
         self._console = output.progress()
         self._live = Live(console=self._console, refresh_per_second=2, transient=True)
-        self._since = time.time()
         self._seen: object = None
-        self._changed = time.monotonic()
-        self._printed: tuple[float, str] = (0.0, "")
+        self._changed = self._printed = time.monotonic()
         self._blind = False
 
     def __enter__(self) -> Self:
@@ -77,6 +75,7 @@ class Leaderboard:
             if not self._blind:
                 self.say(f"the sweep's folder cannot be read at the moment: {error.message}")
             self._blind = True
+            self._changed = time.monotonic()  # whether it has changed is not known
             return
         self._blind = False
         seen = (len(self._ledger.events()), tuple(where.items()))
@@ -85,11 +84,9 @@ class Leaderboard:
         if self._console.is_terminal:
             self._live.update(self._table(trials, where))
             return
-        line = self._headline(trials)
-        shown, before = self._printed
-        if line.partition(" gone")[0][:-8] != before and time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-            self._printed = (time.monotonic(), line.partition(" gone")[0][:-8])
-            self._console.print(Text(line))
+        if self._changed > self._printed and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            self._console.print(Text(self._headline(trials)))
 
     def say(self, text: str) -> None:
         """Print a note above the table."""
@@ -137,7 +134,7 @@ class Leaderboard:
         if best is not None:
             parts.append(f"best {best.objective:.2f} (trial {best.number})")
         if self._folder.outcome() is None:
-            parts.append(f"{clock(time.time() - self._since)} gone")
+            parts.append(f"{clock(self._folder.spent()['wall_s'])} gone")
             if ended:
                 mean = sum((trial.ended or 0.0) - trial.began for trial in ended) / len(ended)
                 left = (self._sweep.trials - len(ended)) * mean / max(running, 1)

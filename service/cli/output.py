@@ -56,9 +56,9 @@ def emit(data: object) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def say_rows(rows: Sequence[Mapping[str, object]]) -> None:
-    """Print results as CSV, with the names of the first row on top."""
-    writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
+def emit_csv(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> None:
+    """Print results as CSV, with the names of the columns on top."""
+    writer = csv.DictWriter(sys.stdout, names)
     writer.writeheader()
     writer.writerows(rows)
 

@@ -9,29 +9,19 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import RecoError
 from service.cli import foreground, output
 from service.cli.child import python
 from service.cli.home import home
+from service.cli.options import Overrides, StorageOption, set_flags, storage_of
 
 
 def pretrain(
     spec: Annotated[Path, typer.Argument(help="The run's spec, a YAML file.", metavar="SPEC")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change an option of the spec; may be repeated.", metavar="PATH=VALUE"),
-    ] = None,
+    overrides: Overrides = None,
     run_id: Annotated[
         str | None, typer.Option("--run-id", help="Name a new run, or continue the one of that id.")
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            "--storage",
-            envvar="RECO_STORAGE",
-            help="Folder or S3 prefix that holds the runs; `RECO_HOME/runs` if unset.",
-        ),
-    ] = None,
+    storage: StorageOption = None,
 ) -> None:
     """Pretrain an encoder, in the foreground, on this machine or on the cluster at `RAY_ADDRESS`.
 
@@ -51,27 +41,15 @@ def pretrain(
     loaded = load_spec(spec, overrides or [])  # mistakes are told at once, before anything is started
     if run_id is None:
         run_id = f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    where = storage or str(home() / "runs")
+    where = storage_of(storage)
     folder = RunFolder(where, run_id)
-    log = home() / "logs" / f"{run_id}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     folder.claim(loaded)  # here too: the outcome of another experiment of that id must not be told as this one's
-    output.note(f"run {run_id}   folder {folder.url}   log {log}")
+    output.note(f"run {run_id}   folder {folder.url}   log {foreground.log_of(folder)}")
     command = python("jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where, "--home", str(home()))
-    for change in overrides or []:
-        command += ["--set", change]
+    command += set_flags(overrides)
+    goes_on = f"`--run-id {run_id}` continues from the last checkpoint"
     with LiveRun(folder, since=time.time()) as live:
-        code = foreground.carry_out(command, log, watch=live.refresh, say=live.say)
-    outcome = folder.outcome()
-    if outcome is None or outcome["exit_code"] != code:  # an earlier attempt's says nothing of this one
-        raise RecoError(
-            f"run {run_id} ended without a word (exit code {code}): {foreground.last_words(log)}",
-            hint=f"See {log}; `--run-id {run_id}` continues from the last checkpoint.",
-        )
-    if outcome["status"] == "failed":
-        failure = RecoError(outcome["error"], hint=outcome["hint"] or f"The log is {log}.")
-        failure.exit_code = outcome["exit_code"]
-        raise failure
+        outcome = foreground.carry_out(command, folder, watch=live.refresh, say=live.say, goes_on=goes_on)
     if outcome["status"] == "stopped":
         output.note(f"stopped and saved; continue with: reco pretrain {spec} --run-id {run_id}", style="yellow")
         raise typer.Exit(outcome["exit_code"])

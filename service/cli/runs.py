@@ -9,7 +9,7 @@ import typer
 
 from jobs.errors import RecoError, UserError
 from service.cli import output
-from service.cli.home import home
+from service.cli.options import StorageOption, storage_of
 
 if TYPE_CHECKING:
     from jobs.run_folder import RunFolder
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Look into the folder of a run.")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
-StorageOption = Annotated[
-    str | None,
-    typer.Option(
-        "--storage", envvar="RECO_STORAGE", help="Folder or S3 prefix that holds the runs; `RECO_HOME/runs` if unset."
-    ),
-]
 POLL_SECONDS = 1.0
 NO_SIGN_S = 120.0
 
@@ -114,10 +108,10 @@ def checkpoints(
 def _folder(run: str, storage: str | None) -> RunFolder:
     from jobs.run_folder import RunFolder
 
-    folder = RunFolder(storage or str(home() / "runs"), run)
+    folder = RunFolder(storage_of(storage), run)
     if not folder.storage.exists("spec.yaml"):
         raise UserError(
-            f"there is no run {run} in {folder.url.removesuffix('/' + run)}.",
+            f"there is no run {run} in {folder.parent}.",
             hint="Name the folder or S3 prefix it was started with by --storage, or set RECO_STORAGE.",
         )
     return folder

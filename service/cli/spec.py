@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli import output
+from service.cli.options import Overrides
 
 if TYPE_CHECKING:
     from jobs.spec import RunSpec, SpecError
 
 app = typer.Typer(no_args_is_help=True, help="Check a spec, or look up what it may hold.")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change an option, the value in YAML; may be repeated."),
-]
 
 
 @app.command()

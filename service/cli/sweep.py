@@ -16,6 +16,7 @@ from jobs.errors import RecoError, UserError
 from service.cli import foreground, output
 from service.cli.child import python
 from service.cli.home import home
+from service.cli.options import AsJson, Overrides, StorageOption, set_flags, storage_of
 
 if TYPE_CHECKING:
     from jobs.spec import Sweep
@@ -26,23 +27,10 @@ app = typer.Typer(no_args_is_help=True, help="Search the options of a run with R
 
 SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.", show_default=False)]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep's spec, a YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change an option of the sweep's spec; may be repeated."),
-]
-StorageOption = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        envvar="RECO_STORAGE",
-        help="Folder or S3 prefix that holds runs and sweeps; `RECO_HOME/runs` if unset.",
-    ),
-]
 Then = Annotated[
     Literal["full"] | None,
     typer.Option("--then", help="`full` trains the best configuration as the base is trained, and registers it."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 POLL_SECONDS = 1.0
 NO_SIGN_S = 120.0
 
@@ -52,26 +40,25 @@ def preview(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False
     """Say what a sweep will cost, after measuring its base for about half a minute.
 
     Examples:
-    - `reco sweep preview examples/sweep-cifar10-cpu.yaml`
+    - `reco sweep preview examples/sweeps/cifar10-cpu.yaml`
 
     - `reco sweep preview sweep.yaml --set trials=40 --json`
     """
+    from jobs.job_folder import error_of
     from jobs.spec import load_sweep
 
     load_sweep(spec, overrides or [])
     output.note("measuring the base for about half a minute")
     with tempfile.TemporaryDirectory(prefix="reco-preview-", ignore_cleanup_errors=True) as temporary:
         command = python("jobs.sweep", "preview", str(spec), "--id", "preview", "--storage", temporary)
-        command += ["--home", str(home()), *_flags(overrides)]
+        command += ["--home", str(home()), *set_flags(overrides)]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = ran.stdout.splitlines()
     if not lines:
         raise RecoError(f"the preview ended without a word: {(ran.stderr.splitlines() or ['no output'])[-1]}")
     found = json.loads(lines[-1])
     if "error" in found:
-        failure = RecoError(found["error"], hint=found["hint"] or None)
-        failure.exit_code = found["exit_code"]
-        raise failure
+        raise error_of(found)
     if as_json:
         output.emit(found)
         return
@@ -91,7 +78,7 @@ def run(
     Ctrl-C saves the trials under way and stops; `reco sweep resume` goes on with them, as it does after any failure.
 
     Examples:
-    - `reco sweep run examples/sweep-cifar10-cpu.yaml`
+    - `reco sweep run examples/sweeps/cifar10-cpu.yaml`
 
     - `reco sweep run sweep.yaml --set trials=40 --set budget.wall_time=12h --then full`
     """
@@ -100,7 +87,7 @@ def run(
 
     sweep = load_sweep(spec, overrides or [])
     sweep_id = sweep_id or f"{sweep.spec.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = SweepFolder(storage or str(home() / "runs"), sweep_id)
+    folder = SweepFolder(storage_of(storage), sweep_id)
     folder.claim(sweep)
     _carry_out(folder, sweep, then)
 
@@ -121,6 +108,13 @@ def resume(sweep: SweepId, overrides: Overrides = None, storage: StorageOption =
         text = folder.storage.read("sweep.yaml").decode()
         known = parse_sweep(text, known.base, overrides, source=f"{folder.url}/sweep.yaml")
         folder.claim(known)
+    outcome = folder.outcome()
+    if then is None and outcome is not None and outcome["status"] == "succeeded":
+        done = sum(trial.ended is not None for trial in _board(folder, known).trials())
+        if done >= known.trials:
+            output.say(f"Sweep {sweep} has succeeded: all of its {known.trials} trials are done")
+            output.note("`--set trials=…` gives it more, `--then full` trains the best one")
+            return
     _carry_out(folder, known, then)
 
 
@@ -150,7 +144,8 @@ def show(
     output.show(board.picture())
     outcome = folder.outcome()
     if outcome is not None:
-        output.say(f"The sweep has {outcome['status']}" + (f": {outcome['reason']}" if "reason" in outcome else ""))
+        why = outcome.get("error") or outcome.get("reason")
+        output.say(f"The sweep has {outcome['status']}" + (f": {why}" if why else ""))
 
 
 @app.command()
@@ -164,6 +159,8 @@ def stop(
     Examples:
     - `reco sweep stop photos-sweep-20261125-0900`
     """
+    from jobs.job_folder import error_of
+
     folder, known = _open(sweep, storage)
     outcome = folder.outcome()
     if outcome is not None:
@@ -177,7 +174,7 @@ def stop(
     outcome = folder.outcome()
     assert outcome is not None
     if outcome["status"] == "failed":
-        raise RecoError(f"sweep {sweep} did not stop, but failed: {outcome['error']}", hint=outcome["hint"] or None)
+        raise error_of(outcome)
     goes_on = f"; `reco sweep resume {sweep}` continues it" if outcome["status"] == "stopped" else ""
     output.say(f"✓ Sweep {sweep} has {outcome['status']}{goes_on}")
 
@@ -197,7 +194,7 @@ def results(
 
     - `reco sweep results photos-sweep-20261125-0900 --html report.html`
     """
-    from jobs.sweeps.report import as_rows, write_report
+    from jobs.sweeps.report import as_rows, column_names, write_report
 
     folder, known = _open(sweep, storage)
     board = _board(folder, known)
@@ -210,7 +207,7 @@ def results(
     if as_json:
         output.emit(rows)
     elif as_csv:
-        output.say_rows(rows)
+        output.emit_csv(rows, column_names(known))
     elif html is None:
         output.show(board.picture())
 
@@ -238,24 +235,12 @@ def best(sweep: SweepId, storage: StorageOption = None) -> None:
 
 def _carry_out(folder: SweepFolder, sweep: Sweep, then: str | None) -> None:
     """Run the job of a claimed sweep and tell how it ended."""
-    log = home() / "logs" / f"{folder.sweep_id}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    output.note(f"sweep {folder.sweep_id}   folder {folder.url}   log {log}")
-    storage = folder.url.rpartition("/")[0]
-    command = python("jobs.sweep", "run", "--id", folder.sweep_id, "--storage", storage, "--home", str(home()))
+    output.note(f"sweep {folder.sweep_id}   folder {folder.url}   log {foreground.log_of(folder)}")
+    command = python("jobs.sweep", "run", "--id", folder.sweep_id, "--storage", folder.parent, "--home", str(home()))
     command += ["--then-full"] if then == "full" else []
+    goes_on = f"`reco sweep resume {folder.sweep_id}` goes on with the same trials"
     with _board(folder, sweep) as board:
-        code = foreground.carry_out(command, log, watch=board.refresh, say=board.say)
-    outcome = folder.outcome()
-    if outcome is None or outcome["exit_code"] != code:
-        raise RecoError(
-            f"sweep {folder.sweep_id} ended without a word (exit code {code}): {foreground.last_words(log)}",
-            hint=f"See {log}; `reco sweep resume {folder.sweep_id}` goes on with the same trials.",
-        )
-    if outcome["status"] == "failed":
-        failure = RecoError(outcome["error"], hint=outcome["hint"] or f"The log is {log}.")
-        failure.exit_code = outcome["exit_code"]
-        raise failure
+        outcome = foreground.carry_out(command, folder, watch=board.refresh, say=board.say, goes_on=goes_on)
     output.show(board.picture())
     if outcome["status"] == "stopped":
         output.note(f"stopped and saved: {outcome['reason']}", style="yellow")
@@ -311,10 +296,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _flags(overrides: list[str] | None) -> list[str]:
-    return [flag for change in overrides or [] for flag in ("--set", change)]
-
-
 def _board(folder: SweepFolder, sweep: Sweep) -> Leaderboard:
     from service.cli.leaderboard import Leaderboard
 
@@ -324,10 +305,10 @@ def _board(folder: SweepFolder, sweep: Sweep) -> Leaderboard:
 def _open(sweep_id: str, storage: str | None) -> tuple[SweepFolder, Sweep]:
     from jobs.sweeps.folder import SweepFolder
 
-    folder = SweepFolder(storage or str(home() / "runs"), sweep_id)
+    folder = SweepFolder(storage_of(storage), sweep_id)
     if not folder.storage.exists("sweep.yaml"):
         raise UserError(
-            f"there is no sweep {sweep_id} in {folder.url.rpartition('/')[0]}.",
+            f"there is no sweep {sweep_id} in {folder.parent}.",
             hint="Name the folder or S3 prefix it was started with by --storage, or set RECO_STORAGE.",
         )
     return folder, folder.sweep()

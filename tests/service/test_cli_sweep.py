@@ -47,7 +47,7 @@ def storage(tmp_path: Path) -> str:
     ledger.append({"event": "end", "trial": 0, "status": "finished", "objective": 40.0, "epoch": 3, "seeds": [40.0]})
     ledger.append({"event": "end", "trial": 1, "status": "stopped early", "objective": 20.0})
     ledger.append({"event": "end", "trial": 2, "status": "failed", "objective": None, "reason": "no luck"})
-    folder.write_outcome({"status": "finished", "exit_code": 0, "tracking_url": "http://x"})
+    folder.write_outcome({"status": "succeeded", "exit_code": 0, "tracking_url": "http://x"})
     return str(tmp_path / "store")
 
 
@@ -58,7 +58,7 @@ def test_show_tells_states_and_the_best(storage: str) -> None:
     assert "failed: no luck" in printed
     assert "stopped early" in printed
     found = json.loads(reco("show", "old", "--storage", storage, "--json")[1])
-    assert (found["status"], [row["trial"] for row in found["trials"]]) == ("finished", [0, 1, 2])
+    assert (found["status"], [row["trial"] for row in found["trials"]]) == ("succeeded", [0, 1, 2])
 
 
 def test_results_are_there_for_programs_and_for_people(storage: str, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_best_is_a_spec_of_the_bases_length(storage: str) -> None:
 
 def test_a_sweep_that_has_ended_is_not_stopped(storage: str) -> None:
     code, printed, _ = reco("stop", "old", "--storage", storage)
-    assert (code, "it has finished" in printed) == (0, True)
+    assert (code, "it has succeeded" in printed) == (0, True)
     assert not SweepFolder(storage, "old").stop_requested()
 
 

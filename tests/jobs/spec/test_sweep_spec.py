@@ -136,3 +136,12 @@ def test_a_base_with_mistakes_is_named(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("name: x\n")
     with pytest.raises(SpecError, match=r"bse.yaml.*\n.*no such file; did you mean .*base.yaml"):
         load_sweep(tmp_path / "sweep.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[3] / "examples" / "sweeps").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_examples_load_with_their_base(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.point_of_base() is not None
+    assert sweep.trial({}).data.probe is not None

@@ -55,11 +55,12 @@ def test_rows_have_the_best_first_and_failures_last() -> None:
 
 def test_the_report_stands_alone_and_shows_every_trial(tmp_path: Path) -> None:
     page = write_report(sweep_of(), some_trials(), tmp_path, sweep_id="a<b").read_text()
-    assert "Trial 7 is the best: 27" in page
+    assert "Trial 7 is the best: 27 after 9 epochs" in page
+    assert "<td>method.momentum<td>0.93<td>0.9<" in page  # beside the base's own
     assert "&lt;no&gt; memory" in page
     assert "<no>" not in page
     assert "a&lt;b" in page
-    assert page.count("<tr") == 1 + 9
+    assert page.partition("All trials")[2].count("<tr") == 1 + 9
     assert page.count("data:image/png;base64,") == 4
     for name in ("parallel-coordinates", "importance", "objective-by-option", "rungs"):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import pytest
 from jobs.sweeps.folder import SweepFolder
 from jobs.sweeps.ledger import Trial, trials_of
 from tests.pictures import tiny_spec, write_shards
+from tests.s3 import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -28,10 +28,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def ray_address() -> Iterator[str]:
     """A Ray cluster of two CPUs."""
     ray = Path(sys.executable).with_name("ray")
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         command = f"{ray} start --head --node-ip-address 127.0.0.1 --port {address.rpartition(':')[2]} --num-cpus 2"
-        command += f" --dashboard-port {_free_port()} --object-store-memory {100 << 20} --temp-dir {folder} --block"
+        command += f" --dashboard-port {free_port()} --object-store-memory {100 << 20} --temp-dir {folder} --block"
         with (Path(folder) / "log").open("wb") as log:
             head = subprocess.Popen(command.split(), env=_environment(), stdout=log, stderr=log, start_new_session=True)
         try:
@@ -216,9 +216,3 @@ def _environment(**more: str) -> dict[str, str]:
     left_out = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return kept | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"} | more
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
