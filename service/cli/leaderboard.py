@@ -12,7 +12,7 @@ from rich.text import Text
 
 from jobs.errors import RecoError
 from service.cli import output
-from service.cli.live import SECONDS_BETWEEN_LINES, clock
+from service.cli.live import SECONDS_BETWEEN_LINES, clock, line_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,7 +78,7 @@ class Leaderboard:
             self._changed = time.monotonic()  # whether it has changed is not known
             return
         self._blind = False
-        seen = (len(self._ledger.events()), tuple(where.items()))
+        seen = (len(self._ledger.events()), tuple(where.items()), self._full_run(trials))
         if seen != self._seen:
             self._seen, self._changed = seen, time.monotonic()
         if self._console.is_terminal:
@@ -86,7 +86,7 @@ class Leaderboard:
             return
         if self._changed > self._printed and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            self._console.print(Text(self._headline(trials)))
+            self._console.print(Text(self._full_run(trials) or self._headline(trials)))
 
     def say(self, text: str) -> None:
         """Print a note above the table."""
@@ -122,7 +122,16 @@ class Leaderboard:
             ]
             cells += [_shown(trial.values[path]) for path in names]
             table.add_row(*map(Text, cells), style=style)
-        return Group(Text(self._headline(trials), style="bold"), table)
+        full = self._full_run(trials)
+        return Group(Text(self._headline(trials), style="bold"), table, *([Text(full)] if full else []))
+
+    def _full_run(self, trials: list[Trial]) -> str:
+        """How far the run that trains the best configuration in full is; empty where none is under way."""
+        if any(trial.ended is None for trial in trials) or self._folder.outcome() is not None:
+            return ""
+        run = self._folder.full_run()
+        progress = run.progress()
+        return "" if progress is None else f"the best in full, run {run.run_id}: {line_of(progress)}"
 
     def _headline(self, trials: list[Trial]) -> str:
         from jobs.sweeps.ledger import best_of

@@ -102,7 +102,7 @@ class LiveRun:
         )
 
 
-def line_of(progress: Progress, *, elapsed: float, phase: bool = True) -> str:
+def line_of(progress: Progress, *, elapsed: float | None = None, phase: bool = True) -> str:
     """Phase, step, epoch, speed, data wait, memory, elapsed and remaining time, always in this order."""
     parts = [progress["phase"]] if phase else []
     if "total_steps" in progress:
@@ -112,7 +112,8 @@ def line_of(progress: Progress, *, elapsed: float, phase: bool = True) -> str:
         parts.append(f"{progress['pictures_per_s']:,.0f} pictures/s")
         parts.append(f"data wait {progress['data_wait']:.1%}")
         parts.append(f"{progress['memory_gb']:.1f} GB")
-    parts.append(f"{clock(elapsed)} gone")
+    if elapsed is not None:
+        parts.append(f"{clock(elapsed)} gone")
     if "eta_s" in progress and progress["phase"] == "training":
         parts.append(f"{clock(progress['eta_s'])} left")
     return " · ".join(parts)

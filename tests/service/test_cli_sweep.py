@@ -61,6 +61,22 @@ def test_show_tells_states_and_the_best(storage: str) -> None:
     assert (found["status"], [row["trial"] for row in found["trials"]]) == ("succeeded", [0, 1, 2])
 
 
+def test_the_run_that_trains_the_best_in_full_is_shown_while_it_is_under_way(storage: str) -> None:
+    folder = SweepFolder(storage, "old")
+    folder.full_run().write_progress({"phase": "training", "step": 4, "total_steps": 9, "epoch": 1.0, "epochs": 3})
+    assert "old-full" not in reco("show", "old", "--storage", storage)[1]  # the sweep has ended
+    folder.begin_attempt()
+    shown = reco("show", "old", "--storage", storage)[1]
+    assert "the best in full, run old-full: training · step 4/9 · epoch 1.0/3" in shown
+
+
+def test_a_complete_sweep_is_resumed_only_for_more(storage: str) -> None:
+    code, printed, said = reco("resume", "old", "--storage", storage)
+    assert code == 0
+    assert "all of its 3 trials are done" in printed
+    assert "--then full" in said
+
+
 def test_results_are_there_for_programs_and_for_people(storage: str, tmp_path: Path) -> None:
     rows = json.loads(reco("results", "old", "--storage", storage, "--json")[1])
     assert [row["objective"] for row in rows] == [40.0, 20.0, None]
