@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.served import MACHINE, cifar10_served, timed_once
 from jobs.run_folder import Record, RunFolder
 from jobs.tracking.figures import overlaid_curves
-from tests.s3 import S3Server, serve_rclone
 
 SPEC = Path("examples/cifar10-cpu.yaml")
 MODES = {
@@ -37,21 +29,17 @@ MODES = {
 def main() -> None:
     arguments = parse()
     work = Path(arguments.work)
-    shards = work / "s3" / "datasets" / "cifar10"
-    shards.mkdir(parents=True, exist_ok=True)
-    for shard in sorted(Path(arguments.shards).glob("*.tar")):
-        shutil.copyfile(shard, shards / shard.name)  # the index is written beside the shards: not into the user's
     results: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, no GPU",
+        "machine": MACHINE,
         "spec": str(SPEC),
         "changes": arguments.overrides,
         "modes": {},
     }
     curves: dict[str, list[dict[str, float]]] = {}
-    with serve_rclone(work / "s3") as server:
+    with cifar10_served(Path(arguments.shards), work) as environment:
         for mode in arguments.modes:
-            seconds, folder = pretrained(server, mode, arguments.overrides, work)
+            seconds, folder = pretrained(environment, mode, arguments.overrides, work)
             found = folder.result()
             assert found is not None
             records = folder.records()
@@ -66,28 +54,14 @@ def main() -> None:
     print(table(results))
 
 
-def pretrained(server: S3Server, mode: str, overrides: list[str], work: Path) -> tuple[float, RunFolder]:
+def pretrained(environment: dict[str, str], mode: str, overrides: list[str], work: Path) -> tuple[float, RunFolder]:
     """Run the spec in one mode as a user would, unless that was done before; its wall time in seconds, its folder."""
     run_id = mode.lower().replace(" ", "-")
-    timed = work / f"{run_id}.json"
-    folder = RunFolder(str(work / "runs"), run_id)
-    if timed.exists():
-        return float(json.loads(timed.read_text())["seconds"]), folder
-    command = ["reco", "pretrain", str(SPEC), "--run-id", run_id, "--storage", str(work / "runs")]
+    command = ["reco", "pretrain", str(SPEC), "--run-id", run_id]
     for change in [*MODES[mode], *overrides]:
         command += ["--set", change]
-    environment = {
-        **os.environ,
-        **server.environment,
-        "RECO_HOME": str(work / "home"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    print("$", " ".join(command), flush=True)
-    start = time.perf_counter()
-    subprocess.run(command, check=True, env=environment)
-    seconds = time.perf_counter() - start
-    timed.write_text(json.dumps({"seconds": seconds}))
-    return seconds, folder
+    seconds = timed_once(command, work / f"{run_id}.json", environment)
+    return seconds, RunFolder(environment["RECO_STORAGE"], run_id)
 
 
 def flat(record: Record) -> dict[str, float]:

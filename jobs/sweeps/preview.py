@@ -6,6 +6,7 @@ import time
 from random import Random
 from typing import TypedDict
 
+import psutil
 import ray
 
 from jobs.cluster import hosts_at_hand
@@ -37,6 +38,7 @@ class Preview(TypedDict):
     step_s: float
     probe_s: float
     around_s: float
+    start_s: float
     host_bytes: float
     gpu_bytes: float
     warnings: list[str]
@@ -48,20 +50,24 @@ def preview(sweep: Sweep, folder: SweepFolder) -> Preview:
     Raises:
         RecoError: The base does not run, or its objective does not come; it says why.
     """
+    began_s = time.time() - psutil.Process().create_time()  # a cluster of its own was started, if there is one
     rehearsal = rehearse_base(sweep, folder, seconds=_SECONDS)
     process_s = _process_seconds()
+    start_s = began_s + rehearsal.itself_s
     spec = sweep.trial({})
     scale = spec.scale
     concurrency = concurrent_trials(sweep)
     plays = sorted(_play(sweep, seed) for seed in range(_PLAYS))
     epochs = [played for played, _ in plays]
     mean, low, high = sum(epochs) / _PLAYS, epochs[_PLAYS // 10], epochs[-_PLAYS // 10]
+    at_once = min(concurrency, sweep.trials)
     runs = sweep.trials + (sweep.spec.seeds - 1) * (sweep.trials - sum(early for _, early in plays) / _PLAYS)
 
     def wall(total_epochs: float) -> float:
         training = total_epochs * rehearsal.steps_per_epoch * rehearsal.step_s
         judging = total_epochs / sweep.judged_every * rehearsal.probe_s
-        return (training + judging + runs * (rehearsal.around_s + process_s)) / min(concurrency, sweep.trials)
+        trials = training + judging + runs * (rehearsal.around_s + process_s)
+        return start_s + trials / at_once
 
     return {
         "trials": sweep.trials,
@@ -74,12 +80,13 @@ def preview(sweep: Sweep, folder: SweepFolder) -> Preview:
         "wall_s": wall(mean),
         "low_wall_s": wall(low),
         "high_wall_s": wall(high),
-        "gpu_hours": wall(mean) * min(concurrency, sweep.trials) * scale.workers * scale.gpus_per_worker / 3600,
+        "gpu_hours": (wall(mean) - start_s) * at_once * scale.workers * scale.gpus_per_worker / 3600,
         "storage_bytes": runs * spec.checkpoint.keep * rehearsal.state_bytes,
         "concurrency": concurrency,
         "step_s": rehearsal.step_s,
         "probe_s": rehearsal.probe_s,
         "around_s": rehearsal.around_s + process_s,
+        "start_s": start_s,
         "host_bytes": rehearsal.host_bytes,
         "gpu_bytes": rehearsal.gpu_bytes,
         "warnings": _warnings(sweep, rehearsal, wall(mean)),

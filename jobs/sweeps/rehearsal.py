@@ -23,6 +23,7 @@ class Rehearsal:
         step_s: A step, its part of logging included.
         probe_s: A judgement.
         around_s: What a run takes beside its steps and judgements: workers are placed, data is opened, all ends.
+        itself_s: The rehearsal, had it taken as few steps as it could.
         steps_per_epoch: Steps of an epoch.
         host_bytes: Most memory of a worker and its loader.
         gpu_bytes: Most memory on its GPU.
@@ -33,6 +34,7 @@ class Rehearsal:
     step_s: float
     probe_s: float
     around_s: float
+    itself_s: float
     steps_per_epoch: int
     host_bytes: float
     gpu_bytes: float
@@ -73,6 +75,7 @@ def rehearse_base(sweep: Sweep, folder: SweepFolder, *, seconds: float = 0.0) ->
         step_s=found["step_s"] + found["log_s"] / spec.train.log_every,
         probe_s=found["probe_s"],
         around_s=took - inside,
+        itself_s=took - min(seconds, inside),
         steps_per_epoch=int(found["steps_per_epoch"]),
         host_bytes=found["host_bytes"],
         gpu_bytes=found["gpu_bytes"],
