@@ -38,7 +38,7 @@ def connected(spec: RunSpec) -> Iterator[None]:
                 logging_level=logging.WARNING,
             )
         else:
-            _check_address(address)
+            check_address(address)
             ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise UserError(
@@ -118,7 +118,7 @@ def _answers(address: str, port: int) -> bool:
         return False
 
 
-def _check_address(address: str) -> None:
+def check_address(address: str) -> None:
     """Ask at once what Ray would try for a quarter of an hour.
 
     Raises:

@@ -5,26 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs.checkpoints.load import load_newest
 from jobs.cluster import connected
 from jobs.errors import RecoError
 from jobs.job_folder import Outcome, failed
 from jobs.loading.process import LoaderProcess
-from jobs.reco import ReCo
+from jobs.publish import publish
 from jobs.run_folder import RunFolder
 from jobs.signals import stop_on_signal
-from jobs.spec import RunSpec, load_spec, to_yaml
+from jobs.spec import RunSpec, load_spec
 from jobs.tracked_run import open_tracked, train_tracked
-from jobs.tracking.encoders import register_encoder
-from jobs.tracking.figures import training_curves
-from jobs.tracking.runs import TrackedRun
 from jobs.tracking.server import tracking_uri
-from jobs.training.plan import Data, make_plan, method_config, open_data
-from jobs.training.probes import preprocessing
+from jobs.training.plan import make_plan, open_data
 
 _log = logging.getLogger("reco.pretrain")
 
@@ -77,7 +71,7 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path, lineage: Mapping[s
             if results is None:
                 tracked.finish("KILLED")
                 return {"status": "stopped", "exit_code": 130, "tracking_url": tracked.url}
-            model = _publish(spec, folder, data, tracked, results, lineage or {})
+            model = publish(spec, folder, data, tracked, results, lineage or {})
         except BaseException:
             tracked.finish("FAILED")
             raise
@@ -89,57 +83,6 @@ def pretrain(spec: RunSpec, folder: RunFolder, *, home: Path, lineage: Mapping[s
         "model": model,
         "tracking_url": tracked.url,
     }
-
-
-def _publish(
-    spec: RunSpec,
-    folder: RunFolder,
-    data: Data,
-    tracked: TrackedRun,
-    results: dict[str, float],
-    lineage: Mapping[str, str],
-) -> str:
-    """Hand results, curves and the encoder to MLflow; returns `name/version`, or "" where none is registered."""
-    found = load_newest(folder.storage, spec_hash=spec.hash, dataset_hash=data.train.hash)
-    if found is None:
-        raise RecoError(f"run {folder.run_id} has results but no checkpoint in {folder.url}/checkpoints.")
-    manifest, state = found
-    tracked.log_results(results, step=manifest.step)
-    with tempfile.TemporaryDirectory() as temporary:
-        curves = Path(temporary) / "curves.png"
-        records = [{"step": r["step"], "pictures": r["pictures"], **r["metrics"]} for r in folder.records()]
-        training_curves(records, curves, title=f"{spec.name} ({folder.run_id})")
-        tracked.log_figure(curves)
-    if spec.register is None:
-        return ""
-    model = ReCo(method_config(spec))
-    model.load_state_dict(state["model"])
-    registered = register_encoder(
-        tracked,
-        name=spec.register.model,
-        encoder=model.query_encoder.backbone,
-        encoder_config={"name": spec.encoder.name, "stem": spec.encoder.stem, "width": spec.encoder.width},
-        preprocessing=preprocessing(spec.data.image_size),
-        spec_yaml=to_yaml(spec),
-        dataset_hash=data.train.hash,
-        metrics=results,
-        card=_prose(spec, pictures=len(data.train)),
-        lineage=lineage,
-    )
-    return f"{registered.name}/{registered.version}"
-
-
-def _prose(spec: RunSpec, *, pictures: int) -> str:
-    relations = [
-        name
-        for name, relation in (("global", spec.method.global_relation), ("local", spec.method.local_relation))
-        if relation.weight > 0
-    ]
-    method = f"ReCo ({' and '.join(relations)} relation)" if relations else "MoCo v2"
-    return (
-        f"A {spec.encoder.name} of width {spec.encoder.width}, pretrained without labels by {method} on {pictures:,} "
-        f"pictures for {spec.train.epochs} epochs at {spec.data.image_size} pixels."
-    )
 
 
 def _parse() -> argparse.Namespace:

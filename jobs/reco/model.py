@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jobs.reco.diagnostics import diagnose
 from jobs.reco.draws import group_mix, key_permutation
 from jobs.reco.encoders import Stem, build_encoder
 from jobs.reco.interpolation import cutmix, cutmix_box, interpolation_target, mixup
@@ -165,6 +166,7 @@ class ReCo(nn.Module):
         terms["loss"] = loss
         terms["similarity_positive"] = contrasted.similarity_positive.mean()
         terms["similarity_negative"] = contrasted.similarity_negative.mean()
+        terms |= diagnose(views.query, query, keys[mine], self.strong_queue, config.temperature)
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()}, keys, weak_keys)
 
     @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 TEMPLATE = """# {name}
 
@@ -11,7 +12,7 @@ TEMPLATE = """# {name}
 ## Results
 
 {results}
-
+{pictures}
 ## The encoder
 
 {encoder}
@@ -70,6 +71,7 @@ def write_card(
     preprocessing: Mapping[str, object],
     metrics: Mapping[str, float],
     training: Mapping[str, object],
+    pictures: Sequence[str] = (),
 ) -> str:
     """Return the card in Markdown.
 
@@ -82,6 +84,7 @@ def write_card(
         preprocessing: What a picture goes through, with `image_size`.
         metrics: Results by name.
         training: Run, data and spec it came from.
+        pictures: Names of picture files beside the card.
     """
     return TEMPLATE.format(
         name=name,
@@ -92,6 +95,7 @@ def write_card(
         encoder=_table("", encoder_config),
         preprocessing=_table("", preprocessing),
         training=_table("", training),
+        pictures="".join(f"\n![{Path(each).stem}]({each})\n" for each in pictures),
         size=preprocessing["image_size"],
         feature_dim=encoder_config["feature_dim"],
     )

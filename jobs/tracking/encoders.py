@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,18 +20,24 @@ from jobs.errors import UserError
 from jobs.spec import parse_spec
 from jobs.tracking.card import write_card
 from jobs.tracking.client import client, explained, shown
+from jobs.tracking.code import code_version
 from jobs.tracking.errors import DamagedEncoderError, TrackingError
+from jobs.tracking.evaluations import Evaluation, as_tags
 from jobs.tracking.export import EXAMPLE_BATCH, export_encoder
 from jobs.tracking.files import CARD, CONFIG, PREPROCESSING, SPEC, WEIGHTS, check_files, read_json, sha256
 from jobs.tracking.models import (
+    CANDIDATE,
+    CODE_TAG,
     DATASET_TAG,
     KIND_TAG,
+    LINEAGE_TAG,
     METRICS_TAG,
     RUN_ID_TAG,
     SPEC_TAG,
     EncoderVersion,
     version_of_run,
 )
+from jobs.tracking.reference import write_reference
 from jobs.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
@@ -64,7 +71,9 @@ def register_encoder(
     metrics: Mapping[str, float],
     card: str,
     lineage: Mapping[str, str] | None = None,
-    alias: str = "candidate",
+    evaluations: Sequence[Evaluation] = (),
+    pictures: Sequence[Path] = (),
+    alias: str = CANDIDATE,
 ) -> RegisteredEncoder:
     """Register the encoder of a run as a new version of a model; a run that has registered one already gets that back.
 
@@ -82,6 +91,8 @@ def register_encoder(
         metrics: Results; `knn` is the one `reco models list` shows.
         card: What this encoder is and how it was trained, in prose; tables and instructions are added around it.
         lineage: What it comes from besides its data, such as the sweep and the trial that chose its options.
+        evaluations: What it was found to be worth, on which pictures.
+        pictures: PNG files that the card shows.
         alias: Alias that shall point to the new version.
 
     Raises:
@@ -108,7 +119,9 @@ def register_encoder(
         DATASET_TAG: dataset_hash,
         SPEC_TAG: spec_hash,
         METRICS_TAG: json.dumps(results),
-        **{f"reco.{name}": value for name, value in (lineage or {}).items()},
+        CODE_TAG: code_version(),
+        LINEAGE_TAG: json.dumps(dict(lineage or {})),
+        **as_tags(list(evaluations)),
     }
     with tempfile.TemporaryDirectory(prefix="reco-encoder-") as temporary:
         files = Path(temporary) / "files"
@@ -123,9 +136,19 @@ def register_encoder(
             encoder_config=config,
             preprocessing=preprocessing,
             metrics=results,
-            training={"run": run.run_id, "MLflow run": run.url, "data index": dataset_hash, "spec": spec_hash}
+            training={
+                "run": run.run_id,
+                "MLflow run": run.url,
+                "data index": dataset_hash,
+                "spec": spec_hash,
+                "code": tags[CODE_TAG],
+            }
             | dict(lineage or {}),
+            pictures=[path.name for path in pictures],
         )
+        write_reference(module, files, size=size)
+        for path in pictures:
+            shutil.copyfile(path, files / path.name)
         _write_json(files / CONFIG, config)
         _write_json(files / PREPROCESSING, preprocessing)
         (files / SPEC).write_text(spec_yaml, encoding="utf-8")

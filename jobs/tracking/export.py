@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from jobs.tracking.errors import TrackingError
-from jobs.tracking.files import FILES
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -29,7 +28,7 @@ def export_encoder(module: torch.nn.Module, folder: Path, *, size: int, feature_
         folder: Where the model is written; must not exist.
         size: Side of the pictures.
         feature_dim: Length of the features.
-        files: Folder with the files of `FILES`, which are copied beside the graph.
+        files: Folder whose files are copied beside the graph.
 
     Returns:
         The model's description, as in the folder's `MLmodel`.
@@ -54,7 +53,7 @@ def export_encoder(module: torch.nn.Module, folder: Path, *, size: int, feature_
         signature=signature,
         # The exporter takes the dimensions that are -1 in the signature as dynamic.
         input_example=np.zeros((EXAMPLE_BATCH, 3, size, size), np.float32),
-        extra_files=[str(files / each) for each in FILES],
+        extra_files=[str(each) for each in sorted(files.iterdir())],
         serialization_format="pt2",
         # Named, as MLflow would otherwise load the model in a process of its own to find out.
         pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"],

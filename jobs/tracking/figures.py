@@ -20,7 +20,7 @@ FAINT = "#d1d5db"
 CORRECT = "#15803d"
 WRONG = "#dc2626"
 QUERY = "#1f2937"
-SERIES = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#db2777", "#0891b2")
+SERIES = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#db2777", "#0891b2", "#6b7280")
 LOSS_NAMES = {
     "train/loss": "total",
     "train/contrast": "contrast",

@@ -13,7 +13,9 @@ CONFIG = "encoder.json"
 PREPROCESSING = "preprocessing.json"
 SPEC = "spec.yaml"
 CARD = "card.md"
-FILES = (WEIGHTS, CONFIG, PREPROCESSING, SPEC, CARD)
+REFERENCE = "reference.safetensors"
+"""Some inputs of the encoder, and what it made of them when it was registered."""
+FILES = (WEIGHTS, CONFIG, PREPROCESSING, SPEC, CARD, REFERENCE)
 
 
 def check_files(folder: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from jobs.tracking.client import client, explained, shown
 from jobs.tracking.errors import DamagedEncoderError, UnknownModelError
+from jobs.tracking.evaluations import Evaluation, from_tags
 from jobs.tracking.files import CARD, CONFIG, FILES, PREPROCESSING, check_files, read_json
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ RUN_ID_TAG = "reco.run_id"
 METRICS_TAG = "reco.metrics"
 DATASET_TAG = "reco.dataset_hash"
 SPEC_TAG = "reco.spec_hash"
+CODE_TAG = "reco.code"
+LINEAGE_TAG = "reco.lineage"
 CHAMPION = "champion"
+CANDIDATE = "candidate"
 
 _REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))?")
 
@@ -47,6 +51,9 @@ class EncoderVersion:
         metrics: Results it was registered with.
         dataset_hash: Hash of the index of its training shards.
         spec_hash: Hash of its spec.
+        code: Code that trained it.
+        lineage: What it comes from besides its data: a sweep's trial, another run, how many attempts it took.
+        evaluations: What it was found to be worth, on which pictures; oldest first.
         url: Its page in MLflow.
     """
 
@@ -59,6 +66,9 @@ class EncoderVersion:
     metrics: dict[str, float]
     dataset_hash: str
     spec_hash: str
+    code: str
+    lineage: dict[str, str]
+    evaluations: tuple[Evaluation, ...]
     url: str
 
     @property
@@ -189,7 +199,7 @@ def fetch_encoder(reference: str, uri: str, destination: Path) -> Path:
         _download(version, uri, (CONFIG,), folder)
         if _holds(destination, folder / CONFIG):
             return destination
-        _download(version, uri, FILES, folder)
+        _download_all(version, uri, folder)
         check_files(folder)
         # Renamed when whole: no reader ever finds half an encoder under the final name.
         if destination.exists():
@@ -239,6 +249,9 @@ def _version(found: ModelVersion, aliases: list[str], uri: str) -> EncoderVersio
         metrics={str(name): float(value) for name, value in json.loads(tags.get(METRICS_TAG, "{}")).items()},
         dataset_hash=str(tags.get(DATASET_TAG, "")),
         spec_hash=str(tags.get(SPEC_TAG, "")),
+        code=str(tags.get(CODE_TAG, "")),
+        lineage=json.loads(tags.get(LINEAGE_TAG, "{}")),
+        evaluations=from_tags(tags),
         url=page if uri.startswith("http") else shown(uri),
     )
 
@@ -263,6 +276,16 @@ def _download(version: EncoderVersion, uri: str, names: tuple[str, ...], folder:
         location = _location(version, uri)
         for name in names:
             download_artifacts(f"{location}/{FILES_FOLDER}/{name}", dst_path=str(folder), tracking_uri=uri)
+
+
+def _download_all(version: EncoderVersion, uri: str, folder: Path) -> None:
+    """All files of an encoder in one go, its pictures included."""
+    from mlflow.artifacts import download_artifacts
+
+    with explained(f"download {version.reference}", uri), tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        whole = f"{_location(version, uri)}/{FILES_FOLDER}"
+        for path in Path(download_artifacts(whole, dst_path=temporary, tracking_uri=uri)).iterdir():
+            path.replace(folder / path.name)
 
 
 def _sizes(location: str, uri: str) -> Iterator[tuple[str, int]]:

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
-from jobs.reco import ReCo
+from jobs.training.learner import Learner
 
 _KEYS = 1024  # of a step are enough, and their pairs still few
+_TINY = 1e-12
+ONLY_SEEN = ("similarity_positive", "similarity_negative", "effective_negatives", "key_in_queue", "picture_std")
+"""Terms of a step that are there for the measures alone."""
+
+# Where a measure stops being that of a run that learns: docs/health.md shows runs on both sides of each.
+SAME_PICTURES = 0.05
+NO_EMA = 0.3
+LARGE_UPDATE = 0.01
+KEY_IN_QUEUE = 0.999998
+WORSE_THAN_CHANCE = 0.5
+COLLAPSED_STD = 0.1
+COLLAPSED_RANK = 2.0
+STARVED = 0.2
 
 
-def measure(model: ReCo, *, keys: Tensor, seen: int, positive: float, negative: float) -> dict[str, float]:
+def measure(learner: Learner, *, keys: Tensor, step: int, batch: int, seen: Mapping[str, float]) -> dict[str, float]:
     """All measures of one step, after its update.
 
     Args:
-        model: The method, with the gradients of the step.
+        learner: With the gradients of the step.
         keys: The step's keys, shape (n, c), unit rows.
-        seen: Pictures so far: the part of the queue that is filled.
-        positive: Mean similarity of a query and its key.
-        negative: Mean similarity of a query and the queue.
+        step: Steps completed.
+        batch: Global batch size.
+        seen: Mean over the steps since the last measures of `contrast`, and of what `ONLY_SEEN` names.
     """
-    gradients = [weight.grad for weight in model.query_encoder.parameters() if weight.grad is not None]
+    model = learner.model
+    weights: list[Tensor] = list(model.query_encoder.parameters())
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    update = _norm(_directions(learner.optimizer)) * float(learner.optimizer.param_groups[0]["lr"])
+    key_weights: list[Tensor] = list(model.key_encoder.parameters())
+    apart = torch._foreach_sub(weights, key_weights)
+    filled = min(step * batch, model.config.queue_size)
     return {
-        "health/alignment": alignment(positive),
+        "health/alignment": alignment(seen["similarity_positive"]),
         "health/uniformity": uniformity(keys[:_KEYS]),
         "health/feature_std": feature_std(keys[:_KEYS]),
-        "health/positive_negative_gap": positive - negative,
-        "health/rank_me": rank_me(model.strong_queue[:seen]),
-        "health/gradient_norm": float(nn.utils.get_total_norm(gradients)),
+        "health/positive_negative_gap": seen["similarity_positive"] - seen["similarity_negative"],
+        "health/rank_me": rank_me(model.strong_queue[:filled]),
+        "health/gradient_norm": _norm(gradients),
+        "health/update_ratio": update / max(_norm(weights), _TINY),
+        "health/ema_lag": _norm(apart) / max(update, _TINY),
+        "health/queue_age": filled / batch,
+        "health/effective_negatives": seen["effective_negatives"],
+        "health/loss_over_chance": seen["contrast"] - math.log1p(model.config.queue_size),
+        "health/key_in_queue": seen["key_in_queue"],
+        "health/picture_std": seen["picture_std"],
     }
 
 
@@ -63,15 +92,43 @@ def feature_std(features: Tensor) -> float:
     return float(features.float().std(dim=0).mean() * features.shape[1] ** 0.5)
 
 
-def verdict(metrics: dict[str, float], *, data_wait: float) -> str:
-    """The state of a run in words, from its latest measures.
+def verdict(metrics: Mapping[str, float]) -> str:
+    """The state of a run in words, from the measures of a logging step: `healthy`, or a name and what it rests on.
 
-    The thresholds are far from what healthy runs show: keys of a healthy run keep a standard deviation above 0.5.
+    Causes come before what follows from them. docs/health.md shows what the thresholds were taken from.
+
+    Args:
+        metrics: Those of `measure`, and `time/data_wait`.
     """
-    if metrics["health/feature_std"] < 0.1:
-        return f"collapsing: all features are nearly the same (std {metrics['health/feature_std']:.2f})"
-    if metrics["health/rank_me"] < 2.0:
-        return f"collapsing: features use {metrics['health/rank_me']:.1f} directions only"
-    if data_wait > 0.2:
-        return f"starved for data: {data_wait:.0%} of the time is spent waiting for pictures"
+    if (spread := metrics["health/picture_std"]) < SAME_PICTURES:
+        return f"pictures alike: they differ by {spread:.3f} of their usual spread; are they empty?"
+    if (lag := metrics["health/ema_lag"]) < NO_EMA:
+        return f"no EMA: the key encoder is {lag:.1f} steps behind the query encoder; raise method.momentum"
+    if (over := metrics["health/loss_over_chance"]) > WORSE_THAN_CHANCE:
+        negatives = metrics["health/effective_negatives"]
+        return (
+            f"temperature too low: the loss is {over:.1f} above chance, {negatives:.0f} negatives outweigh the others; "
+            "raise method.temperature"
+        )
+    if (ratio := metrics["health/update_ratio"]) > LARGE_UPDATE:
+        return f"learning rate too high: a step changes the weights by {ratio:.1%}; lower optimizer.lr"
+    if (std := metrics["health/feature_std"]) < COLLAPSED_STD:
+        return f"collapsing: all features are nearly the same (std {std:.2f})"
+    if (rank := metrics["health/rank_me"]) < COLLAPSED_RANK:
+        return f"collapsing: features use {rank:.1f} directions only"
+    if (found := metrics["health/key_in_queue"]) > KEY_IN_QUEUE:
+        return f"leak: the keys of a step are among their own negatives (cosine {found:.6f})"
+    if (wait := metrics["time/data_wait"]) > STARVED:
+        return f"starved for data: {wait:.0%} of the time is spent waiting for pictures"
     return "healthy"
+
+
+def _directions(optimizer: torch.optim.SGD) -> list[Tensor]:
+    """What the last update was along, before it was scaled by the learning rate."""
+    every = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = [optimizer.state[weight].get("momentum_buffer") for weight in every if weight.grad is not None]
+    return [each for each in kept if each is not None] or [weight.grad for weight in every if weight.grad is not None]
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(nn.utils.get_total_norm(tensors)) if tensors else 0.0

@@ -204,7 +204,7 @@ class Trainer:
         metrics["train/learning_rate"] = self.learning_rate()
         metrics["time/pictures_per_s"] = self.spec.train.global_batch_size / metrics["time/step_s"]
         metrics["time/saving"] = self.pace.share
-        metrics |= self.reporter.health(self.model, self.last_output, self.step, metrics)
+        metrics |= self.reporter.health(self.learner, self.last_output, self.step, metrics)
         if self.is_probe_step():
             self.reporter.progress("probing", self.step, metrics)
             with self.window.left_out():

@@ -85,7 +85,7 @@ def open_data(spec: RunSpec, loader: LoaderProcess) -> Data:
     probe = spec.data.probe
     sources = {"train": probe.train, "valid": probe.valid, "test": probe.test}
     opened = {
-        name: _labelled(loader.open(source, index=spec.data.index, labels=True), f"data.probe.{name}")
+        name: labelled(loader.open(source, index=spec.data.index, labels=True), f"data.probe.{name}")
         for name, source in sources.items()
         if source is not None
     }
@@ -200,7 +200,12 @@ def _loader_bytes(spec: RunSpec, order: Order, dataset: Opened, probes: Sequence
     return most_bytes(training, meanwhile, threads=threads, cached=cached)
 
 
-def _labelled(dataset: Opened, where: str) -> Opened:
+def labelled(dataset: Opened, where: str) -> Opened:
+    """A data set as it is, if probes can use it.
+
+    Raises:
+        PlanError: A sample has no label, or all have the same.
+    """
     if dataset.labels is None or (dataset.labels < 0).any():
         count = len(dataset) if dataset.labels is None else int((dataset.labels < 0).sum())
         raise PlanError(

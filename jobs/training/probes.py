@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jobs.loading.batch import Replaced
 from jobs.loading.detail import Detail
 from jobs.loading.messages import Opened
 from jobs.loading.process import LoaderProcess
+from jobs.probes import accuracy, knn_predictions, logistic_predictions, standardised
 from jobs.reco import ReCo, ReCoConfig
 from jobs.reco.normalisation import GroupedBatchNorm2d
 from jobs.training.feed import Feed, slots
@@ -65,6 +65,7 @@ def embed(
     image_size: int,
     device: torch.device,
     precision: str = "fp32",
+    embedded: Callable[[int], None] = lambda _: None,
 ) -> Embedded:
     """Features of a consecutive part of a data set, in its order, from centre views.
 
@@ -78,6 +79,7 @@ def embed(
         image_size: Side of the views in pixels.
         device: Where to compute.
         precision: `bf16` computes under autocast.
+        embedded: Told after each batch how many pictures it had.
     """
     if not rows:
         return Embedded(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), ())
@@ -94,6 +96,7 @@ def embed(
             known = ready.batch.labels
             labels.append(np.full(len(ready.batch), -1, dtype=np.int64) if known is None else known)
             replaced += ready.batch.replaced
+            embedded(len(ready.batch))
     return Embedded(torch.cat(features), torch.from_numpy(np.concatenate(labels)), tuple(replaced))
 
 
@@ -105,10 +108,20 @@ def embed_everywhere(
     image_size: int,
     ranks: Ranks,
     precision: str = "fp32",
+    embedded: Callable[[int], None] = lambda _: None,
 ) -> Embedded:
     """`embed` for a whole data set, each rank its share, gathered on all; `replaced` stays each rank's."""
     rows = ranks.share(len(dataset))
-    mine = embed(encoder, loader, dataset, rows, image_size=image_size, device=ranks.device, precision=precision)
+    mine = embed(
+        encoder,
+        loader,
+        dataset,
+        rows,
+        image_size=image_size,
+        device=ranks.device,
+        precision=precision,
+        embedded=embedded,
+    )
     count = len(dataset)
     labels = ranks.gather_rows(mine.labels.to(ranks.device), count)
     return Embedded(ranks.gather_rows(mine.features, count), labels, mine.replaced)
@@ -137,19 +150,11 @@ def k_nearest_accuracy(
         ranks: This process among those that share the work.
         temperature: See above.
     """
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
-    k = min(k, len(train))
-    train = F.normalize(train.float(), dim=1)
     rows = ranks.share(len(test))
-    correct = torch.zeros((), device=train.device)
-    for start in range(rows.start, rows.stop, BATCH):
-        part = slice(start, min(start + BATCH, rows.stop))
-        similarity = F.normalize(test[part].float(), dim=1) @ train.T
-        nearest, index = similarity.topk(k, dim=1)
-        votes = torch.zeros(len(nearest), classes, device=train.device)
-        votes.scatter_add_(1, train_labels[index], (nearest / temperature).exp())
-        correct += (votes.argmax(dim=1) == test_labels[part]).sum()
-    return 100.0 * float(ranks.total(correct)) / len(test)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    mine, theirs = test[rows.start : rows.stop], test_labels[rows.start : rows.stop]
+    predicted = knn_predictions(train, train_labels, mine, ks=[k], classes=classes, temperature=temperature)[0]
+    return 100.0 * float(ranks.total((predicted == theirs).float().sum())) / len(test)
 
 
 def linear_accuracy(
@@ -159,24 +164,10 @@ def linear_accuracy(
 
     Args and shapes as in `k_nearest_accuracy`; `weight_decay` is the coefficient of half the squared weights.
     """
-    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
-    train, test = (train - mean) / std, (test - mean) / std
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    classifier = nn.Linear(train.shape[1], classes, device=train.device)
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-    optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(classifier(train), train_labels)
-        loss = loss + 0.5 * weight_decay * classifier.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return 100.0 * float((classifier(test).argmax(dim=1) == test_labels).float().mean())
+    fitted, judged = standardised(train, test)
+    predicted = logistic_predictions(fitted, train_labels, judged, classes=classes, weight_decay=weight_decay)
+    return accuracy(predicted, test_labels)
 
 
 @torch.no_grad()

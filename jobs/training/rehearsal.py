@@ -107,7 +107,7 @@ def _timed_log(trainer: Trainer) -> float:
     """Seconds that a logging step takes beside the step itself."""
     metrics, _ = trainer.window.close(trainer.ranks, trainer.stream.counters, {})
     start = time.perf_counter()
-    trainer.reporter.health(trainer.model, trainer.last_output, trainer.step, metrics)
+    trainer.reporter.health(trainer.learner, trainer.last_output, trainer.step, metrics)
     return time.perf_counter() - start
 
 

@@ -6,11 +6,12 @@ import resource
 
 import torch
 
-from jobs.reco import ReCo, StepOutput
+from jobs.reco import StepOutput
 from jobs.run_folder import Probe, Progress, Record
 from jobs.spec import RunSpec
 from jobs.training import health
 from jobs.training.heartbeat import Heartbeat
+from jobs.training.learner import Learner
 from jobs.training.plan import Plan
 from jobs.training.ranks import Ranks
 from jobs.training.recorder import Recorder
@@ -66,21 +67,26 @@ class Reporter:
         """Keep what the probes of this attempt measured, for those who watch more seldom than it is judged."""
         self._probes.append({"step": step, "metrics": metrics})
 
-    def health(self, model: ReCo, output: StepOutput, step: int, metrics: dict[str, float]) -> dict[str, float]:
+    def health(self, learner: Learner, output: StepOutput, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Label-free measures of the latest step, and the verdict that goes with the next progress.
 
         Args:
-            model: With the gradients of the step.
+            learner: With the gradients of the step.
             output: Of the step.
             step: Completed.
             metrics: Of the window; what is only there for the measures is taken out.
         """
-        positive, negative = metrics.pop("train/similarity_positive"), metrics.pop("train/similarity_negative")
+        seen = {name: metrics.pop(f"train/{name}") for name in health.ONLY_SEEN}
         if not self._ranks.is_first:
             return {}
-        seen = step * self._spec.train.global_batch_size
-        measured = health.measure(model, keys=output.keys, seen=seen, positive=positive, negative=negative)
-        self._health = health.verdict(measured, data_wait=metrics["time/data_wait"])
+        measured = health.measure(
+            learner,
+            keys=output.keys,
+            step=step,
+            batch=self._spec.train.global_batch_size,
+            seen=seen | {"contrast": metrics["train/contrast"]},
+        )
+        self._health = health.verdict(metrics | measured)
         return measured
 
     def record(self, step: int, metrics: dict[str, float]) -> None:

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import subprocess
 import sys
+from types import FrameType
 
 
 def python(module: str, *arguments: str) -> list[str]:
     """What runs a module of this project; not from the user's folder, whose files may be called like Python's."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def attached(command: list[str]) -> int:
+    """Run a job that talks to the terminal itself; returns its exit code.
+
+    It has a session of its own, so that Ctrl-C reaches it once, through us: `subprocess.run` would kill it a quarter of
+    a second later, and Ray's processes would hear it as well.
+    """
+    job = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        job.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return job.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    # PR_SET_PDEATHSIG: if this command is killed, its job stops instead of going on unseen.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

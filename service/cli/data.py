@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from service.cli.child import python
+from service.cli.child import attached, python
 from service.cli.home import home
 
 app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards; index, verify and describe shards.")
@@ -201,15 +198,4 @@ def _option(name: str, value: object) -> list[str]:
 def _run(command: list[str], *, module: str = "jobs.data", **flags: bool) -> None:
     """Run the work in a process of its own, since decoding is no business of this one, and end with its exit code."""
     command += [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
-    child = subprocess.Popen(python(module, *command))
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)  # it clears up, and does not mind hearing the terminal's Ctrl-C twice
-
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    raise typer.Exit(code)
+    raise typer.Exit(attached(python(module, *command)))

@@ -16,10 +16,13 @@ from service.cli import output
 from service.cli.data import app as data
 from service.cli.doctor import doctor
 from service.cli.embed import embed
+from service.cli.evaluate import evaluate
 from service.cli.models import app as models
 from service.cli.pretrain import pretrain
 from service.cli.runs import app as runs
 from service.cli.runs import stop
+from service.cli.search import search
+from service.cli.serve import serve
 from service.cli.spec import app as spec
 from service.cli.sweep import app as sweep
 from service.cli.tracking import app as tracking
@@ -89,7 +92,10 @@ def reco(
 
 app.command()(pretrain)
 app.command()(stop)
+app.command("eval")(evaluate)
 app.command()(embed)
+app.command()(search)
+app.command()(serve)
 app.add_typer(runs, name="runs")
 app.add_typer(sweep, name="sweep")
 app.add_typer(models, name="models")

@@ -1,18 +1,22 @@
-"""`reco models`: what encoders are registered, and what one of them is."""
+"""`reco models`: what encoders are registered, what one of them is, and which one is the champion."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli import output
+from service.cli.compare import compare_models
+from service.cli.export import export
 from service.cli.home import home
+from service.cli.promotion import history, promote, rollback
 
 if TYPE_CHECKING:
     from jobs.tracking.models import EncoderVersion
 
-app = typer.Typer(no_args_is_help=True, help="List registered encoders, or look at one.")
+app = typer.Typer(no_args_is_help=True, help="List registered encoders, compare, promote and export them.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -78,15 +82,28 @@ def show(
         "run": version.run_id,
         "data index": version.dataset_hash,
         "spec": version.spec_hash,
+        "code": version.code,
+        **version.lineage,
         "MLflow": version.url,
     }
     _section("Results", {name: f"{value:.4g}" for name, value in version.metrics.items()} or {"": "none"})
+    for each in version.evaluations:
+        figures = {name: f"{value:.4g}" for name, value in each.metrics.items()}
+        _section(f"Probe {each.probe}: {each.data} ({each.when})", figures)
     _section("Encoder", details.config)
     _section("Preprocessing", details.preprocessing)
     _section("Origin", origin)
     _section("Files", {path: _size(size) for path, size in details.files.items()})
     output.say("")
     output.say(f"Next: reco embed {version.reference} PICTURES -o embeddings.parquet")
+    output.say(f'      reco models promote {version.reference} --reason "…"')
+
+
+app.command("compare")(compare_models)
+app.command()(promote)
+app.command()(rollback)
+app.command()(history)
+app.command()(export)
 
 
 def _uri() -> str:
@@ -116,6 +133,9 @@ def _as_dict(version: EncoderVersion) -> dict[str, object]:
         "metrics": version.metrics,
         "dataset_hash": version.dataset_hash,
         "spec_hash": version.spec_hash,
+        "code": version.code,
+        "lineage": version.lineage,
+        "evaluations": [asdict(each) for each in version.evaluations],
         "url": version.url,
     }
 
@@ -125,7 +145,7 @@ def _local(version: EncoderVersion) -> str:
 
 
 def _percent(accuracy: float | None) -> str:
-    return "–" if accuracy is None else f"{100 * accuracy:.1f} %"
+    return "–" if accuracy is None else f"{accuracy:.1f} %"
 
 
 def _size(size: int) -> str:

@@ -9,12 +9,13 @@ import typer
 
 from jobs.errors import RecoError, UserError
 from service.cli import output
+from service.cli.compare import compare_runs
 from service.cli.options import StorageOption, storage_of
 
 if TYPE_CHECKING:
     from jobs.run_folder import RunFolder
 
-app = typer.Typer(no_args_is_help=True, help="Look into the folder of a run.")
+app = typer.Typer(no_args_is_help=True, help="Look into the folder of a run, or compare runs.")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 POLL_SECONDS = 1.0
@@ -103,6 +104,9 @@ def checkpoints(
         style = None if each.state == "whole" else "yellow"
         table.add_row(f"{each.step:,}", f"{each.size / 1e6:.1f} MB", each.state, style=style)
     output.show(table)
+
+
+app.command("compare")(compare_runs)
 
 
 def _folder(run: str, storage: str | None) -> RunFolder:

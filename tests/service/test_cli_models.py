@@ -52,7 +52,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
                 preprocessing={"image_size": 8, "crop_fraction": 1.0},
                 spec_yaml="name: x\ndata: {train: shards, image_size: 8}\nencoder: {name: resnet18}\n",
                 dataset_hash="d1ce",
-                metrics={"knn": 0.5 + 0.25 * number},
+                metrics={"knn": 50.0 + 25.0 * number},
                 card="A tiny encoder.",
             )
     return address
@@ -73,10 +73,10 @@ def test_list_shows_versions_newest_first(reco: Reco, uri: str) -> None:
 def test_show_says_what_an_encoder_is_and_where_it_came_from(reco: Reco, uri: str) -> None:
     done = reco("models", "show", "digits-encoder", uri=uri)
     assert done.exit_code == 0, done.stderr
-    for words in ("digits-encoder/2 (candidate)", "knn  0.75", "image_size", "run-1", "d1ce", "encoder.safetensors"):
+    for words in ("digits-encoder/2 (candidate)", "knn  75", "image_size", "run-1", "d1ce", "encoder.safetensors"):
         assert words in done.stdout
     content = json.loads(reco("models", "show", "digits-encoder/1", "--json", uri=uri).stdout)
-    assert (content["version"], content["metrics"]) == (1, {"knn": 0.5})
+    assert (content["version"], content["metrics"]) == (1, {"knn": 50.0})
     assert content["encoder"]["feature_dim"] == 4
     assert content["preprocessing"] == {"image_size": 8, "crop_fraction": 1.0}
     assert content["card"].startswith("# digits-encoder")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.training import health, probes
+from jobs.training import probes
 from jobs.training.ranks import Ranks
 from tests.ranks import run_on_ranks
 
@@ -59,37 +59,6 @@ def test_the_linear_probe_separates_what_is_linearly_separable() -> None:
 @pytest.mark.parametrize(("count", "classes", "k"), [(50_000, 10, 200), (1400, 10, 28), (20, 10, 1)])
 def test_k_follows_the_class_size(count: int, classes: int, k: int) -> None:
     assert probes.default_k(np.arange(count) % classes) == k
-
-
-def test_rank_me_counts_directions_that_are_used_alike() -> None:
-    assert health.rank_me(torch.eye(8).repeat(5, 1)) == pytest.approx(8, rel=1e-3)
-    assert health.rank_me(torch.ones(40, 8)) == pytest.approx(1, rel=1e-3)
-    assert health.rank_me(torch.cat([torch.eye(8)[:2]] * 10)) == pytest.approx(2, rel=1e-3)
-
-
-def test_alignment_and_uniformity_by_their_definitions() -> None:
-    rows = F.normalize(features(20, 6, 0), dim=1)
-    pairs = [torch.exp(-2 * (rows[i] - rows[j]).square().sum()) for i in range(20) for j in range(i)]
-    assert health.uniformity(rows) == pytest.approx(math.log(float(torch.stack(pairs).mean())), abs=1e-5)
-    assert health.uniformity(rows[:1].expand(20, 6)) == pytest.approx(0, abs=1e-6)
-    other = F.normalize(features(20, 6, 1), dim=1)
-    distance = (rows - other).square().sum(1).mean()
-    cosine = float((rows * other).sum(1).mean())
-    assert health.alignment(cosine) == pytest.approx(float(distance), abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({}, "healthy"),
-        ({"health/feature_std": 0.02}, "collapsing: all features"),
-        ({"health/rank_me": 1.2}, "collapsing: features use 1.2 directions"),
-        ({"wait": 0.6}, "starved for data: 60%"),
-    ],
-)
-def test_the_verdict_names_what_is_wrong(changes: dict[str, float], words: str) -> None:
-    metrics = {"health/feature_std": 0.9, "health/rank_me": 30.0} | changes
-    assert health.verdict(metrics, data_wait=metrics.pop("wait", 0.01)).startswith(words)
 
 
 def rank_work(rank: int, world_size: int) -> dict[str, object]:

@@ -1,0 +1,129 @@
+"""The gates of a promotion, in a process that knows nothing of the training: `python -m jobs.gate NAME/VERSION`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs.embedding.encoder import load_encoder
+from jobs.errors import RecoError
+from jobs.tracking.errors import DamagedEncoderError
+from jobs.tracking.evaluations import Evaluation
+from jobs.tracking.export import TOLERANCE
+from jobs.tracking.models import EncoderVersion, fetch_encoder, find_model
+from jobs.tracking.reference import deviation
+
+
+class Check(NamedTuple):
+    """What one gate says.
+
+    Attributes:
+        name: Of the gate.
+        passed: Whether the encoder may pass.
+        words: Why, with the figures.
+    """
+
+    name: str
+    passed: bool
+    words: str
+
+
+def main() -> int:
+    """Print what every gate says as JSON; returns 0 where all let it pass."""
+    arguments = _parse()
+    logging.basicConfig(level=logging.WARNING)
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    candidate = find_model(arguments.candidate, arguments.uri)
+    checks = [*intact(candidate, arguments.uri)]
+    if arguments.against:
+        champion = find_model(arguments.against, arguments.uri)
+        checks += no_worse(candidate, champion, margin=arguments.margin)
+    print(json.dumps([check._asdict() for check in checks]))  # noqa: T201
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def intact(candidate: EncoderVersion, uri: str) -> list[Check]:
+    """Whether an encoder is whole, can be loaded here without pickle, and computes what it did when registered."""
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            folder = fetch_encoder(candidate.reference, uri, Path(temporary) / "encoder")
+        except DamagedEncoderError as error:
+            return [Check("whole", False, str(error))]
+        whole = Check("whole", True, "all files are there, the weights have the SHA-256 they were registered with")
+        weights = _same("weights", lambda: load_encoder(folder)[0], folder)
+        graph = _same("exported graph", lambda: _graph(candidate, uri), folder)
+        return [whole, weights, graph]
+
+
+def no_worse(candidate: EncoderVersion, champion: EncoderVersion, *, margin: float) -> list[Check]:
+    """Whether an encoder is as good as the champion, on every probe that both were judged on.
+
+    Args:
+        candidate: The encoder.
+        champion: What it is compared with.
+        margin: How much worse it may be, in points (RankMe: in per cent of the champion's).
+    """
+    pairs = [(mine, theirs) for mine in candidate.evaluations for theirs in champion.evaluations]
+    same = [(mine, theirs, _common(mine, theirs)) for mine, theirs in pairs if mine.probe == theirs.probe]
+    comparable = [(mine, theirs, metric) for mine, theirs, metric in same if metric is not None]
+    if not comparable:
+        hint = f"reco eval {candidate.reference} DATA and reco eval {champion.reference} DATA on the same pictures"
+        return [Check("same probe", False, f"both were never judged by one metric on the same pictures: run {hint}")]
+    found = [Check("same probe", True, f"judged on the same pictures: {', '.join(m.data for m, _, _ in comparable)}")]
+    for mine, theirs, metric in comparable:
+        ours, best = mine.metrics[metric], theirs.metrics[metric]
+        allowed = best * (1 - margin / 100) if metric == "rank_me" else best - margin
+        words = (
+            f"{metric} on {mine.data}: {ours:.2f}, version {champion.version} (champion) has {best:.2f}, "
+            f"at least {allowed:.2f} is needed"
+        )
+        found.append(Check("no worse", ours >= allowed, words))
+    return found
+
+
+def _common(mine: Evaluation, theirs: Evaluation) -> str | None:
+    if theirs.main in mine.metrics:
+        return theirs.main
+    return mine.main if mine.main in theirs.metrics else None
+
+
+def _same(what: str, load: Callable[[], object], folder: Path) -> Check:
+    try:
+        module = load()
+        difference = deviation(module, folder)  # type: ignore[arg-type]
+    except RecoError as error:
+        return Check(what, False, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from being loaded is the answer
+        return Check(what, False, f"it cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}")
+    words = f"features differ by {difference:.1e} from those at registration (at most {TOLERANCE:g})"
+    return Check(what, difference <= TOLERANCE, words)
+
+
+def _graph(candidate: EncoderVersion, uri: str) -> object:
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    return mlflow.pytorch.load_model(f"models:/{candidate.reference}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jobs.gate", description=__doc__)
+    parser.add_argument("candidate", help="name/version")
+    parser.add_argument("--against", help="name/version of the champion; without it, nothing is compared")
+    parser.add_argument("--margin", type=float, default=0.5, help="how many points worse it may be")
+    parser.add_argument("--uri", required=True, help="address of the tracking server")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except RecoError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,92 @@
+"""What an encoder was found to be worth, kept with its version: which pictures it was judged on, and the figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from jobs.tracking.client import client, explained
+
+TAG = "reco.eval."
+"""Tags of a model version that start so hold one evaluation each, by the id of its probe."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one encoder on one probe.
+
+    Attributes:
+        probe: Id of the pictures it was fitted to and judged on; figures of one id may be compared.
+        data: The pictures it was judged on, for people.
+        metrics: Figures by name: `knn@20` (20 neighbours), `linear` and the like in percent; `rank_me`.
+        when: ISO 8601, UTC.
+    """
+
+    probe: str
+    data: str
+    metrics: dict[str, float]
+    when: str
+
+    @property
+    def main(self) -> str | None:
+        """The metric that encoders are compared by: k-NN, else a linear probe, else RankMe; None where it has none."""
+        names = sorted(self.metrics)
+        for kind in ("knn@", "linear", "rank_me"):
+            found = next((name for name in names if name.startswith(kind)), None)
+            if found:
+                return found
+        return None
+
+
+def evaluation(
+    *, fitted_hash: str, judged_hash: str, data: str, metrics: Mapping[str, float], when: datetime | None = None
+) -> Evaluation:
+    """An evaluation made now.
+
+    Args:
+        fitted_hash: Hash of the index of the labelled pictures that classifiers were fitted to; empty for none.
+        judged_hash: Of those that were classified.
+        data: Where the latter lie.
+        metrics: Figures by name.
+        when: When it was made; now by default.
+    """
+    probe = hashlib.sha256(f"{fitted_hash} {judged_hash}".encode()).hexdigest()[:12]
+    return Evaluation(probe, data, dict(metrics), (when or datetime.now(UTC)).isoformat(timespec="seconds"))
+
+
+def as_tags(evaluations: list[Evaluation]) -> dict[str, str]:
+    """Evaluations as tags of a model version."""
+    return {f"{TAG}{each.probe}": json.dumps(asdict(each)) for each in evaluations}
+
+
+def from_tags(tags: Mapping[str, str]) -> tuple[Evaluation, ...]:
+    """The evaluations among the tags of a model version, oldest first."""
+    found = [Evaluation(**json.loads(value)) for name, value in tags.items() if name.startswith(TAG)]
+    return tuple(sorted(found, key=lambda each: each.when))
+
+
+def keep_evaluation(name: str, version: int, made: Evaluation, known: tuple[Evaluation, ...], uri: str) -> Evaluation:
+    """Keep an evaluation with a version; figures of the same probe that are not measured again stay.
+
+    Args:
+        name: Registered model.
+        version: Its version.
+        made: The evaluation.
+        known: What the version has already.
+        uri: Address of the tracking server.
+
+    Returns:
+        What is kept.
+
+    Raises:
+        TrackingError: The server did not answer or refused.
+    """
+    before = next((each.metrics for each in known if each.probe == made.probe), {})
+    kept = Evaluation(made.probe, made.data, before | made.metrics, made.when)
+    with explained(f"keep the evaluation of {name}/{version}", uri):
+        for tag, value in as_tags([kept]).items():
+            client(uri).set_model_version_tag(name, str(version), tag, value)
+    return kept
