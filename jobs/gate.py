@@ -10,15 +10,21 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.embedding.encoder import load_encoder
 from jobs.errors import RecoError
+from jobs.tracking.client import explained
 from jobs.tracking.errors import DamagedEncoderError
 from jobs.tracking.evaluations import Evaluation
 from jobs.tracking.export import TOLERANCE
+from jobs.tracking.files import PREPROCESSING, check_files, read_json
 from jobs.tracking.models import EncoderVersion, fetch_encoder, find_model
 from jobs.tracking.reference import deviation
+
+if TYPE_CHECKING:
+    from mlflow.models.model import ModelInfo
+    from mlflow.types import Schema
 
 
 class Check(NamedTuple):
@@ -57,9 +63,12 @@ def intact(candidate: EncoderVersion, uri: str) -> list[Check]:
         except DamagedEncoderError as error:
             return [Check("whole", False, str(error))]
         whole = Check("whole", True, "all files are there, the weights have the SHA-256 they were registered with")
-        weights = _same("weights", lambda: load_encoder(folder)[0], folder)
-        graph = _same("exported graph", lambda: _graph(candidate, uri), folder)
-        return [whole, weights, graph]
+        return [
+            whole,
+            _signature(candidate, folder, uri),
+            _same("weights", lambda: load_encoder(folder)[0], folder),
+            _same("exported graph", lambda: _graph(candidate, uri), folder),
+        ]
 
 
 def no_worse(candidate: EncoderVersion, champion: EncoderVersion, *, margin: float) -> list[Check]:
@@ -104,6 +113,30 @@ def _same(what: str, load: Callable[[], object], folder: Path) -> Check:
         return Check(what, False, f"it cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}")
     words = f"features differ by {difference:.1e} from those at registration (at most {TOLERANCE:g})"
     return Check(what, difference <= TOLERANCE, words)
+
+
+def _signature(candidate: EncoderVersion, folder: Path, uri: str) -> Check:
+    """Whether the exported model takes the pictures that the preprocessing makes, and gives the features it names."""
+    with explained(f"read the signature of {candidate.reference}", uri):
+        signature = _model(candidate, uri).signature
+    size, width = read_json(folder / PREPROCESSING)["image_size"], check_files(folder)["feature_dim"]
+    wanted = f"float32 [n, 3, {size}, {size}] to float32 [n, {width}]"
+    found = " to ".join(_shape(schema) for schema in (signature.inputs, signature.outputs)) if signature else "nothing"
+    if found != wanted:
+        return Check("signature", False, f"the exported model takes {found}, preprocessing and config say {wanted}")
+    return Check("signature", True, f"the exported model takes {wanted}")
+
+
+def _model(candidate: EncoderVersion, uri: str) -> ModelInfo:
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    return mlflow.models.get_model_info(f"models:/{candidate.reference}")
+
+
+def _shape(schema: Schema) -> str:
+    (tensor,) = schema.inputs
+    return f"{tensor.type} [{', '.join('n' if side == -1 else str(side) for side in tensor.shape)}]"
 
 
 def _graph(candidate: EncoderVersion, uri: str) -> object:

@@ -102,6 +102,15 @@ def test_an_encoder_that_computes_something_else_than_at_registration_does_not_p
         promote("other/1", reason="looks good", who="ann", uri=uri)
 
 
+def test_an_exported_model_that_takes_other_pictures_does_not_pass(uri: str, home: Path) -> None:
+    register_random(uri, "mismatched", seed=0)
+    file = artifacts_of(home, "mismatched", 1, "MLmodel", uri)
+    assert "16, 16]" in file.read_text()
+    file.write_text(file.read_text().replace("16, 16]", "32, 32]"))
+    with pytest.raises(RefusedError, match=r"takes float32 \[n, 3, 32, 32\].* say float32 \[n, 3, 16, 16\]"):
+        promote("mismatched/1", reason="looks good", who="ann", uri=uri)
+
+
 def test_two_promotions_at_once_one_wins_and_the_other_is_told(uri: str, home: Path) -> None:
     for seed in range(3):
         register_random(uri, "race", seed=seed, knn=60 + seed / 10)
