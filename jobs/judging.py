@@ -175,7 +175,9 @@ def _classified(fitted: Embedded, judged: Embedded, ranks: Ranks, questions: Que
     predicted, chosen = _best_of_grid(train, fitted.labels, test, LinearProtocol(), ranks, classes)
     metrics["linear"] = accuracy(predicted, judged.labels)
     if questions.sgd:
-        by_protocol, _ = _best_of_grid(train, fitted.labels, test, SGD_PROTOCOL, ranks, classes)
+        # As they come: a learning rate of 30 is meant for features that are not standardised.
+        raw = (fitted.features.float(), judged.features.float())
+        by_protocol, _ = _best_of_grid(raw[0], fitted.labels, raw[1], SGD_PROTOCOL, ranks, classes)
         metrics["linear_sgd"] = accuracy(by_protocol, judged.labels)
     for part in questions.few_shot:
         metrics[f"few_shot@{part:g}"] = _few_shot(train, fitted.labels, test, judged.labels, part, ranks, classes)

@@ -76,29 +76,31 @@ def fit_linear(
         classes: How many there are.
 
     Returns:
-        Weights (g, c, classes) and biases (g, 1, classes), for logits `features @ weights + biases`.
+        Weights (g, c, classes) and biases (g, classes), for logits `features @ weights[i] + biases[i]`.
     """
-    device = train.device
-    weights = torch.zeros(len(candidates), train.shape[1], classes, device=device)
-    biases = torch.zeros(len(candidates), 1, classes, device=device)
+    device, many = train.device, len(candidates)
+    # Classifiers side by side make one matrix product of each pass, rather than one for each of them.
+    weights = torch.zeros(train.shape[1], many, classes, device=device)
+    biases = torch.zeros(many, classes, device=device)
     moments = [torch.zeros_like(weights), torch.zeros_like(biases)]
-    lr = torch.tensor([each.lr for each in candidates], device=device).view(-1, 1, 1)
-    decay = torch.tensor([each.weight_decay for each in candidates], device=device).view(-1, 1, 1)
+    lr = torch.tensor([each.lr for each in candidates], device=device).view(-1, 1)
+    decay = torch.tensor([each.weight_decay for each in candidates], device=device).view(-1, 1)
     generator = torch.Generator().manual_seed(0)
     steps = protocol.epochs * math.ceil(len(train) / protocol.batch)
     step = 0
     for epoch in range(protocol.epochs):
         for rows in torch.randperm(len(train), generator=generator).to(device).split(protocol.batch):  # type: ignore[no-untyped-call]
             features, wanted = train[rows], F.one_hot(labels[rows], classes).float()
-            # The gradient of softmax and cross entropy, of all candidates: (probability - wanted) / n.
-            error = (torch.softmax(features @ weights + biases, dim=2) - wanted) / len(rows)
-            gradients = [features.T @ error + decay * weights, error.sum(dim=1, keepdim=True)]
+            logits = (features @ weights.flatten(1)).view(len(rows), many, classes) + biases
+            # The gradient of softmax and cross entropy: (probability - wanted) / n.
+            error = (torch.softmax(logits, dim=2) - wanted[:, None]) / len(rows)
+            gradients = [(features.T @ error.flatten(1)).view_as(weights) + decay * weights, error.sum(dim=0)]
             rate = lr * _schedule(protocol, epoch, step / steps)
             for value, moment, gradient in zip((weights, biases), moments, gradients, strict=True):
                 moment.mul_(0.9).add_(gradient)
                 value.sub_(rate * moment)
             step += 1
-    return weights, biases
+    return weights.transpose(0, 1), biases
 
 
 def logistic_predictions(

@@ -66,7 +66,7 @@ def test_a_grid_trained_at_once_equals_each_classifier_trained_alone() -> None:
             F.cross_entropy(alone(train[rows]), labels[rows]).backward()
             optimizer.step()
         torch.testing.assert_close(weights[number].T, alone.weight.detach(), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(biases[number, 0], alone.bias.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(biases[number], alone.bias.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_the_authors_protocol_steps_down_and_learns() -> None:
