@@ -83,6 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> Told:
         judged_hash=judgement["judged_hash"],
         data=named(probe.test or probe.valid),
         metrics=judgement["metrics"],
+        main=judgement["main"],
     )
     figures = write_figures(judgement, arguments.out, title=reference)
     if version is not None:

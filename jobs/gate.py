@@ -98,9 +98,8 @@ def no_worse(candidate: EncoderVersion, champion: EncoderVersion, *, margin: flo
 
 
 def _common(mine: Evaluation, theirs: Evaluation) -> str | None:
-    if theirs.main in mine.metrics:
-        return theirs.main
-    return mine.main if mine.main in theirs.metrics else None
+    """The metric to compare by: the champion's, which was there first, where the candidate has it too."""
+    return next((each for each in (theirs.main, mine.main) if each in mine.metrics and each in theirs.metrics), None)
 
 
 def _same(what: str, load: Callable[[], object], folder: Path) -> Check:

@@ -77,6 +77,7 @@ class Judgement(TypedDict):
         fitted: How many there are.
         judged: How many there are.
         metrics: Figures by name; `knn@K`, `linear`, `few_shot@P`, `linear_sgd` in percent, and `rank_me`.
+        main: The one by which encoders are compared: k-NN with the usual k, or the first one asked for.
         confusion: Pictures of class i that the linear classifier took for class j.
         chosen: Learning rate and weight decay of that classifier.
     """
@@ -86,6 +87,7 @@ class Judgement(TypedDict):
     fitted: int
     judged: int
     metrics: dict[str, float]
+    main: str
     confusion: list[list[int]]
     chosen: dict[str, float]
 
@@ -164,6 +166,7 @@ def _bar(ranks: Ranks, count: int) -> Iterator[Callable[[int], None]]:
 def _classified(fitted: Embedded, judged: Embedded, ranks: Ranks, questions: Questions) -> dict[str, object]:
     """All classifiers, each rank its share."""
     classes = int(max(fitted.labels.max(), judged.labels.max())) + 1
+    usual = probes.default_k(fitted.labels.cpu().numpy())
     ks = ks_for(fitted.labels.cpu().numpy(), questions.ks)
     rows = ranks.share(len(judged.features))
     mine = judged.features[rows.start : rows.stop]
@@ -185,6 +188,7 @@ def _classified(fitted: Embedded, judged: Embedded, ranks: Ranks, questions: Que
     matrix = confusion(predicted, judged.labels, classes=classes).tolist()
     return {
         "metrics": metrics,
+        "main": f"knn@{usual if usual in ks else ks[0]}",
         "confusion": matrix,
         "chosen": {"lr": chosen.lr, "weight_decay": chosen.weight_decay},
     }

@@ -30,7 +30,7 @@ from jobs.views import centre_view
 
 _log = logging.getLogger("reco.publish")
 
-_SHEET_PICTURES = 256  # embedded by the driver, which may have no GPU
+_SHEET_PIXELS = 256 * 224**2  # embedded by the driver, which may have no GPU
 _BATCH = 32
 _SHEET_ROWS, _SHEET_NEIGHBOURS = 8, 8
 
@@ -97,15 +97,22 @@ def _evaluation(spec: RunSpec, data: Data, results: Mapping[str, float]) -> Eval
     judged = data.probe_test or data.probe_valid
     if data.probe_train is None or judged is None or spec.data.probe is None:
         metrics = {"rank_me": results["train/rank_me"]}
-        return evaluation(fitted_hash="", judged_hash=data.train.hash, data=named(spec.data.train), metrics=metrics)
+        return evaluation(
+            fitted_hash="", judged_hash=data.train.hash, data=named(spec.data.train), metrics=metrics, main="rank_me"
+        )
     part, source = ("test", spec.data.probe.test) if data.probe_test else ("valid", spec.data.probe.valid)
+    main = f"knn@{results['k']:.0f}"
     metrics = {
-        f"knn@{results['k']:.0f}": results[f"{part}/knn"],
+        main: results[f"{part}/knn"],
         "linear_lbfgs": results[f"{part}/linear"],
         "rank_me": results[f"{part}/rank_me"],
     }
     return evaluation(
-        fitted_hash=data.probe_train.hash, judged_hash=judged.hash, data=named(source or ""), metrics=metrics
+        fitted_hash=data.probe_train.hash,
+        judged_hash=judged.hash,
+        data=named(source or ""),
+        metrics=metrics,
+        main=main,
     )
 
 
@@ -123,7 +130,7 @@ def _neighbours(spec: RunSpec, encoder: torch.nn.Module, path: Path) -> list[Pat
     encoder = encoder.float().eval()
     try:
         dataset = open_dataset(source, index=spec.data.index)
-        count = min(len(dataset), _SHEET_PICTURES)
+        count = min(len(dataset), _SHEET_PIXELS // side**2, 2048)
         for batch in read_in_order(dataset, 0, count, _BATCH):
             here = packed(batch)
             features.append(encoder(centre_view(here, image_size=side, crop_fraction=crop_fraction(side))))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jobs.errors import UserError
 from jobs.tracking.client import client, explained, shown
@@ -18,9 +18,7 @@ from jobs.tracking.errors import TrackingError
 from jobs.tracking.figures import LOSS_NAMES
 from jobs.tracking.models import find_model
 from jobs.tracking.runs import NON_FINITE_TAG, RUN_ID_TAG, TrackedRun
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+from jobs.tracking.search import FoundRun, as_found, search
 
 Mode = Literal["max", "min"]
 
@@ -29,7 +27,6 @@ SPEC_TAG = "reco.spec_hash"
 """A run has it, a sweep's own MLflow run has not."""
 SWEEP_TAG = "reco.sweep"
 
-PAGE = 1000
 ASKED_SINGLY = 8
 """Most runs that are searched for one by one; MLflow's filters know no `or`, so more by what they begin with."""
 MOST_WITH_BEST = 12
@@ -117,7 +114,7 @@ def find_runs(uri: str, run_ids: Sequence[str] = (), *, pattern: str | None = No
         if pattern is not None or sweep is not None:
             known = [f"tags.`{SWEEP_TAG}` = '{_plain(sweep)}'"] if sweep is not None else []
             known += _beginning(re.split(r"[*?\[]", pattern)[0]) if pattern is not None else []
-            selected = _by_id(uri, _search(uri, experiment.experiment_id, " and ".join(known)))
+            selected = _by_id(uri, search(uri, experiment.experiment_id, " and ".join(known)))
             if pattern is not None:
                 selected = {run_id: runs for run_id, runs in selected.items() if fnmatch.fnmatchcase(run_id, pattern)}
             chosen |= {run_id: selected[run_id] for run_id in sorted(selected) if SPEC_TAG in selected[run_id][0].tags}
@@ -149,7 +146,7 @@ def find_models(uri: str, references: Sequence[str]) -> Found:
     runs = []
     with explained("read the runs of the models", uri):
         for label, version in versions.items():
-            run = _read(uri, client(uri).get_run(version.mlflow_run_id))
+            run = _read(uri, as_found(client(uri).get_run(version.mlflow_run_id)))
             runs.append(replace(run, label=label, last=run.last | version.metrics))
     same = len(references) - len(versions)
     notes = [f"{same} of the references name a version that another names too"] if same else []
@@ -195,30 +192,17 @@ def _named(uri: str, experiment_id: str, run_ids: Sequence[str]) -> dict[str, li
     if len(run_ids) <= ASKED_SINGLY:
         for run_id in run_ids:
             if run_id == _plain(run_id):
-                found |= _by_id(uri, _search(uri, experiment_id, f"tags.`{RUN_ID_TAG}` = '{run_id}'"))
+                found |= _by_id(uri, search(uri, experiment_id, f"tags.`{RUN_ID_TAG}` = '{run_id}'"))
     else:
-        found = _by_id(uri, _search(uri, experiment_id, "".join(_beginning(os.path.commonprefix(run_ids)))))  # noqa: RUF071
+        found = _by_id(uri, search(uri, experiment_id, "".join(_beginning(os.path.commonprefix(run_ids)))))  # noqa: RUF071
     for run_id in run_ids:
         if run_id not in found:
-            found = _by_id(uri, _search(uri, experiment_id, ""))  # one of them may be what was meant
+            found = _by_id(uri, search(uri, experiment_id, ""))  # one of them may be what was meant
             raise UnknownRunError(f"there is no run {run_id!r} in MLflow at {shown(uri)}.", hint=_known(run_id, found))
     return found
 
 
-def _search(uri: str, experiment_id: str, query: str) -> Iterator[Run]:
-    """All runs that a filter lets through, the newest first."""
-    token = None
-    while True:
-        page = client(uri).search_runs(
-            [experiment_id], query, max_results=PAGE, order_by=["attributes.start_time DESC"], page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _by_id(uri: str, runs: Iterator[Run]) -> dict[str, list[ComparedRun]]:
+def _by_id(uri: str, runs: Iterator[FoundRun]) -> dict[str, list[ComparedRun]]:
     found: dict[str, list[ComparedRun]] = {}
     for run in runs:
         read = _read(uri, run)
@@ -227,16 +211,15 @@ def _by_id(uri: str, runs: Iterator[Run]) -> dict[str, list[ComparedRun]]:
     return found
 
 
-def _read(uri: str, run: Run) -> ComparedRun:
-    tags = dict(run.data.tags)
-    run_id = str(tags.get(RUN_ID_TAG, ""))
+def _read(uri: str, run: FoundRun) -> ComparedRun:
+    run_id = run.tags.get(RUN_ID_TAG, "")
     return ComparedRun(
         label=run_id,
-        tracked=TrackedRun(uri, run_id, str(run.info.run_id), str(run.info.experiment_id)),
-        status=str(run.info.status),
-        params=dict(run.data.params),
-        tags=tags,
-        last=dict(run.data.metrics),
+        tracked=TrackedRun(uri, run_id, run.mlflow_run_id, run.experiment_id),
+        status=run.status,
+        params=run.params,
+        tags=run.tags,
+        last=run.metrics,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from jobs.tracking.client import client, explained
@@ -22,27 +22,25 @@ class Evaluation:
         probe: Id of the pictures it was fitted to and judged on; figures of one id may be compared.
         data: The pictures it was judged on, for people.
         metrics: Figures by name: `knn@20` (20 neighbours), `linear` and the like in percent; `rank_me`.
+        main: The metric by which encoders are compared.
         when: ISO 8601, UTC.
     """
 
     probe: str
     data: str
     metrics: dict[str, float]
+    main: str
     when: str
-
-    @property
-    def main(self) -> str | None:
-        """The metric that encoders are compared by: k-NN, else a linear probe, else RankMe; None where it has none."""
-        names = sorted(self.metrics)
-        for kind in ("knn@", "linear", "rank_me"):
-            found = next((name for name in names if name.startswith(kind)), None)
-            if found:
-                return found
-        return None
 
 
 def evaluation(
-    *, fitted_hash: str, judged_hash: str, data: str, metrics: Mapping[str, float], when: datetime | None = None
+    *,
+    fitted_hash: str,
+    judged_hash: str,
+    data: str,
+    metrics: Mapping[str, float],
+    main: str,
+    when: datetime | None = None,
 ) -> Evaluation:
     """An evaluation made now.
 
@@ -51,10 +49,11 @@ def evaluation(
         judged_hash: Of those that were classified.
         data: Where the latter lie.
         metrics: Figures by name.
+        main: The one by which encoders are compared.
         when: When it was made; now by default.
     """
     probe = hashlib.sha256(f"{fitted_hash} {judged_hash}".encode()).hexdigest()[:12]
-    return Evaluation(probe, data, dict(metrics), (when or datetime.now(UTC)).isoformat(timespec="seconds"))
+    return Evaluation(probe, data, dict(metrics), main, (when or datetime.now(UTC)).isoformat(timespec="seconds"))
 
 
 def as_tags(evaluations: list[Evaluation]) -> dict[str, str]:
@@ -84,8 +83,8 @@ def keep_evaluation(name: str, version: int, made: Evaluation, known: tuple[Eval
     Raises:
         TrackingError: The server did not answer or refused.
     """
-    before = next((each.metrics for each in known if each.probe == made.probe), {})
-    kept = Evaluation(made.probe, made.data, before | made.metrics, made.when)
+    before = next((each for each in known if each.probe == made.probe), made)
+    kept = replace(made, metrics=before.metrics | made.metrics, main=before.main)
     with explained(f"keep the evaluation of {name}/{version}", uri):
         for tag, value in as_tags([kept]).items():
             client(uri).set_model_version_tag(name, str(version), tag, value)

@@ -16,7 +16,7 @@ from service.cli.home import home
 from service.cli.options import AsJson, Overrides, set_flags
 
 MEANINGS = {
-    "knn": "k-NN, {} neighbours",
+    "knn": "k-NN, k = {}",
     "linear": "linear probe, the best of a grid of learning rates and weight decays",
     "linear_lbfgs": "linear probe, by L-BFGS",
     "linear_sgd": "linear probe, by the authors' SGD protocol",

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
+from mlflow.utils import rest_utils
 from PIL import Image
 
 from jobs.errors import UserError
-from jobs.tracking import compared_runs
+from jobs.tracking import compared_runs, search
+from jobs.tracking.client import explained
 from jobs.tracking.compared_groups import Summary, margin_of
 from jobs.tracking.compared_runs import ComparedRun, UnknownRunError, direction, find_runs, with_best
 from jobs.tracking.comparison import Comparison, compare
@@ -335,22 +337,19 @@ def test_many_runs_take_one_search_and_no_request_each(uri: str, log: Log, monke
     for number, run_id in enumerate(ids):
         log(run_id, {"valid/knn": {1: 1.0, 2: number}}, temperature=1 + number)
     asked: list[str] = []
-    for name in ("search_runs", "get_run", "get_metric_history"):
-        original = getattr(MlflowClient, name)
+    original = rest_utils.http_request
 
-        def counted(
-            *given: object, _name: str = name, _original: Callable[..., object] = original, **by: object
-        ) -> object:
-            asked.append(_name)
-            return _original(*given, **by)
+    def counted(host_creds: object, endpoint: str, method: str, **by: object) -> object:
+        asked.append(endpoint.removeprefix("/api/2.0/mlflow/"))
+        return original(host_creds, endpoint, method, **by)
 
-        monkeypatch.setattr(MlflowClient, name, counted)
+    monkeypatch.setattr(rest_utils, "http_request", counted)
     for selection in ({"run_ids": ids}, {"pattern": "many-*"}):
         asked.clear()
         runs = with_best(uri, find_runs(uri, **selection).runs)
         comparison = compare(runs)
         assert len(runs) == 14
-        assert asked == ["search_runs"]
+        assert asked == ["experiments/get-by-name", "runs/search"]
         assert comparison.verdict.ranked[0].label == "many-13"
         names, rows = leaderboard(comparison)
         assert names == ["", "valid/knn", "method.temperature"]
@@ -360,8 +359,32 @@ def test_many_runs_take_one_search_and_no_request_each(uri: str, log: Log, monke
 def test_pages_of_runs_are_put_together(uri: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         log(f"paged-{number}", {"test/knn": {1: number}}, temperature=number)
-    monkeypatch.setattr(compared_runs, "PAGE", 2)
+    monkeypatch.setattr(search, "PAGE", 2)
     assert len(find_runs(uri, pattern="paged-*").runs) == 5
+
+
+def test_a_search_reads_what_mlflows_own_client_reads(uri: str, log: Log, tmp_path: Path) -> None:
+    log(
+        "plain-1",
+        {"test/knn": {1: 0.1 + 0.2, 2: 1e300}, "odd": {1: math.nan}, "none": {1: 0.0}},
+        note="",
+        status="FAILED",
+    )
+    log("plain-2", {}, status="RUNNING")
+    api = MlflowClient(uri)
+    number = api.get_experiment_by_name("reco").experiment_id
+    query = "tags.`reco.run_id` LIKE 'plain-%'"
+    by_client = [search.as_found(run) for run in api.search_runs([number], query, order_by=["start_time DESC"])]
+    assert [repr(run) for run in search.search(uri, number, query)] == [repr(run) for run in by_client]
+    assert math.isnan(by_client[1].metrics["odd"])
+    assert list(search.search(f"sqlite:///{tmp_path}/mlflow.db", "0", "")) == []  # a store without a server
+
+
+def test_a_search_that_is_refused_is_one_error(uri: str) -> None:
+    with pytest.raises(TrackingError, match="could not look: MLflow at http"), explained("look", uri):
+        list(search.search(uri, "1", "no such filter"))
+    with pytest.raises(TrackingError, match="Connection refused"), explained("look", "http://127.0.0.1:9"):
+        list(search.search("http://127.0.0.1:9", "1", ""))
 
 
 def test_a_server_that_is_gone_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
