@@ -61,15 +61,6 @@ OFTEN = (
     *(f"time/phase_{number}" for number in range(6)),
     *(f"health/measure_{number}" for number in range(12)),
 )
-COMMAND = """
-from typer import Typer
-from service.cli.compare import compare_runs
-from service.cli.main import Root
-app = Typer(cls=Root)
-app.command("compare")(compare_runs)
-app.callback()(lambda: None)
-app()
-"""
 
 
 def main() -> None:
@@ -118,7 +109,7 @@ def measured(uri: str, home: Path, rounds: int) -> dict[str, dict[str, list[floa
     """Seconds of each way, and CPU seconds of both sides; in turn, so that a disturbance meets all of them."""
     found = find_runs(uri, pattern="bench-*").runs  # the server's first answer is slower
     ids, of_mlflow = [run.label for run in found], [run.tracked.mlflow_run_id for run in found]
-    command = [sys.executable, "-c", COMMAND, "compare"]
+    command = [sys.executable, "-m", "service.cli.main", "runs", "compare"]
     environment = os.environ | {"RECO_HOME": str(home), "MLFLOW_TRACKING_URI": uri}
 
     def in_process(**selection: str) -> None:

@@ -14,22 +14,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
+import ray
+
 from jobs.cluster import connected
 from jobs.errors import RecoError, UserError
 from jobs.evaluation_figures import write_figures
 from jobs.job_folder import failed
-from jobs.judging import ENCODER_FOLDER, JUDGEMENT, Judgement, Questions, judge, named
+from jobs.judging import ENCODER_FILES, ENCODER_FOLDER, JUDGEMENT, Judgement, Questions, judge, named
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec, parse_spec
 from jobs.supervisor import train
 from jobs.tracking.client import client, explained
+from jobs.tracking.errors import DamagedEncoderError
 from jobs.tracking.evaluations import Evaluation, evaluation, keep_evaluation
-from jobs.tracking.files import FILES, SPEC
+from jobs.tracking.files import SPEC
 from jobs.tracking.models import EncoderVersion, fetch_encoder, find_model
 from jobs.tracking.server import tracking_uri
 from jobs.training.ranks import Ranks, pick_device
 
-_log = logging.getLogger("reco.evaluate")
+_BATCH = 64
+_INTERRUPTED = 130
 
 
 class Told(TypedDict):
@@ -51,6 +55,8 @@ def main() -> int:
     except RecoError as error:
         print(json.dumps(failed(error)))  # noqa: T201
         return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     print(json.dumps(told))  # noqa: T201
     return 0
 
@@ -71,11 +77,14 @@ def evaluate(arguments: argparse.Namespace) -> Told:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = reference.replace("/", "-") if version else files.name
         folder = RunFolder(arguments.storage or temporary, f"eval-{name}-{stamp}")
-        for each in FILES:
-            if (files / each).exists():
-                folder.storage.upload(f"{ENCODER_FOLDER}/{each}", files / each)
-        _carry_out(spec, folder, Questions(arguments.ks, arguments.few_shot, arguments.sgd))
-        judgement: Judgement = json.loads(folder.storage.read(JUDGEMENT))
+        for each in ENCODER_FILES:
+            folder.storage.upload(f"{ENCODER_FOLDER}/{each}", files / each)
+        try:
+            _carry_out(spec, folder, Questions(arguments.ks, arguments.few_shot, arguments.sgd), arguments.storage)
+            judgement: Judgement = json.loads(folder.storage.read(JUDGEMENT))
+        finally:
+            for each in ENCODER_FILES:
+                folder.storage.delete(f"{ENCODER_FOLDER}/{each}")
     probe = spec.data.probe
     assert probe is not None
     made = evaluation(
@@ -87,7 +96,7 @@ def evaluate(arguments: argparse.Namespace) -> Told:
     )
     figures = write_figures(judgement, arguments.out, title=reference)
     if version is not None:
-        made = keep_evaluation(version.name, version.version, made, version.evaluations, uri)
+        made = keep_evaluation(version.name, version.version, made, uri)
         _keep_figures(version, made, figures, uri)
     return {
         "model": reference,
@@ -104,6 +113,8 @@ def spec_for(files: Path, arguments: argparse.Namespace) -> RunSpec:
     Raises:
         UserError: There are no labelled pictures to judge on, or an option does not fit.
     """
+    if not (files / SPEC).is_file():
+        raise DamagedEncoderError(f"{files / SPEC} is missing.", hint="Fetch the encoder again.")
     text = (files / SPEC).read_text()
     own = parse_spec(text, source=f"spec of {arguments.model}")
     probe = own.data.probe
@@ -118,23 +129,38 @@ def spec_for(files: Path, arguments: argparse.Namespace) -> RunSpec:
             "there are no labelled pictures to judge on: the encoder was trained without a probe.",
             hint="Name them: reco eval MODEL DATA --train SHARDS.",
         )
-    fitted = fit_to if fit_to is not None else json.dumps(probe.train)  # type: ignore[union-attr]
-    judged = judge_on if judge_on is not None else json.dumps(probe.test or probe.valid)  # type: ignore[union-attr]
+    # As JSON, which is YAML whatever characters a name has.
+    fitted = json.dumps(fit_to if fit_to is not None else probe.train)  # type: ignore[union-attr]
+    judged = json.dumps(judge_on if judge_on is not None else probe.test or probe.valid)  # type: ignore[union-attr]
+    workers = arguments.workers
     changes = [
         f"data.probe={{train: {fitted}, valid: {judged}, test: {judged}}}",
-        "scale.workers=1",
+        # What training asks of the number of workers does not matter here.
+        f"method={{groups: {workers}, queue_size: {_BATCH * workers}}}",
+        f"train.global_batch_size={_BATCH * workers}",
+        "data.lanes=null",
+        f"scale.workers={workers}",
         f"scale.gpus_per_worker={min(own.scale.gpus_per_worker, 1)}",
         "scale.min_workers=null",
     ]
     return parse_spec(text, [*changes, *arguments.overrides], source=f"spec of {arguments.model}")
 
 
-def _carry_out(spec: RunSpec, folder: RunFolder, questions: Questions) -> None:
-    """Judge in this process where one is enough, else on the workers of the cluster."""
+def _carry_out(spec: RunSpec, folder: RunFolder, questions: Questions, storage: str | None) -> None:
+    """Judge in this process where one is enough, else on the workers of the cluster.
+
+    Raises:
+        RecoError: As `judge`, or the workers could not be placed.
+    """
     if spec.scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
         judge(spec, folder, Ranks(0, 1, pick_device(0)), questions=questions)
         return
     with connected(spec):
+        if storage is None and len([node for node in ray.nodes() if node["Alive"]]) > 1:
+            raise UserError(
+                "the cluster has several hosts, which share no folder of this one.",
+                hint="Name a folder or S3 prefix that all of them reach with --storage.",
+            )
         folder.begin_attempt()
         train(spec, folder, None, work=functools.partial(judge, questions=questions))
 
@@ -155,6 +181,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("model", help="name, name@alias, name/version, or an encoder's folder")
     parser.add_argument("data", nargs="?", help="labelled shards to judge on; the test set of its spec by default")
     parser.add_argument("--train", help="labelled shards to fit to; those of its spec's probe by default")
+    parser.add_argument("--workers", type=int, default=1, help="how many share the work, on the cluster at RAY_ADDRESS")
     parser.add_argument("--k", dest="ks", type=int, nargs="*", default=(), help="numbers of neighbours")
     parser.add_argument("--few-shot", type=float, nargs="*", default=(0.01, 0.1), help="parts of each class to fit to")
     parser.add_argument("--sgd", action="store_true", help="a linear classifier by the authors' protocol too")

@@ -18,13 +18,16 @@ from jobs.tracking.client import explained
 from jobs.tracking.errors import DamagedEncoderError
 from jobs.tracking.evaluations import Evaluation
 from jobs.tracking.export import TOLERANCE
-from jobs.tracking.files import PREPROCESSING, check_files, read_json
+from jobs.tracking.files import FILES, PREPROCESSING, check_files, read_json
 from jobs.tracking.models import EncoderVersion, fetch_encoder, find_model
 from jobs.tracking.reference import deviation
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
     from mlflow.types import Schema
+
+
+_LONGEST_SOURCE = 100
 
 
 class Check(NamedTuple):
@@ -46,10 +49,11 @@ def main() -> int:
     arguments = _parse()
     logging.basicConfig(level=logging.WARNING)
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    candidate = find_model(arguments.candidate, arguments.uri)
-    checks = [*intact(candidate, arguments.uri)]
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    candidate = find_model(arguments.candidate, uri)
+    checks = [*intact(candidate, uri)]
     if arguments.against:
-        champion = find_model(arguments.against, arguments.uri)
+        champion = find_model(arguments.against, uri)
         checks += no_worse(candidate, champion, margin=arguments.margin)
     print(json.dumps([check._asdict() for check in checks]))  # noqa: T201
     return 0 if all(check.passed for check in checks) else 1
@@ -62,6 +66,9 @@ def intact(candidate: EncoderVersion, uri: str) -> list[Check]:
             folder = fetch_encoder(candidate.reference, uri, Path(temporary) / "encoder")
         except DamagedEncoderError as error:
             return [Check("whole", False, str(error))]
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            return [Check("whole", False, f"files are missing: {', '.join(missing)}; register it again")]
         whole = Check("whole", True, "all files are there, the weights have the SHA-256 they were registered with")
         return [
             whole,
@@ -83,14 +90,14 @@ def no_worse(candidate: EncoderVersion, champion: EncoderVersion, *, margin: flo
     same = [(mine, theirs, _common(mine, theirs)) for mine, theirs in pairs if mine.probe == theirs.probe]
     comparable = [(mine, theirs, metric) for mine, theirs, metric in same if metric is not None]
     if not comparable:
-        hint = f"reco eval {candidate.reference} DATA and reco eval {champion.reference} DATA on the same pictures"
+        hint = f"reco eval {candidate.reference} DATA and reco eval {champion.reference} DATA on labelled pictures"
         return [Check("same probe", False, f"both were never judged by one metric on the same pictures: run {hint}")]
-    found = [Check("same probe", True, f"judged on the same pictures: {', '.join(m.data for m, _, _ in comparable)}")]
+    found = [Check("same probe", True, f"judged on the same pictures, of {len(comparable)} probes")]
     for mine, theirs, metric in comparable:
         ours, best = mine.metrics[metric], theirs.metrics[metric]
         allowed = best * (1 - margin / 100) if metric == "rank_me" else best - margin
         words = (
-            f"{metric} on {mine.data}: {ours:.2f}, version {champion.version} (champion) has {best:.2f}, "
+            f"{metric} on {_shortened(mine.data)}: {ours:.2f}, version {champion.version} (champion) has {best:.2f}, "
             f"at least {allowed:.2f} is needed"
         )
         found.append(Check("no worse", ours >= allowed, words))
@@ -98,8 +105,15 @@ def no_worse(candidate: EncoderVersion, champion: EncoderVersion, *, margin: flo
 
 
 def _common(mine: Evaluation, theirs: Evaluation) -> str | None:
-    """The metric to compare by: the champion's, which was there first, where the candidate has it too."""
-    return next((each for each in (theirs.main, mine.main) if each in mine.metrics and each in theirs.metrics), None)
+    """The metric to compare by: the champion's own, else the candidate's, else the best that both have."""
+    both = mine.metrics.keys() & theirs.metrics.keys()
+    knn = sorted((name for name in both if name.startswith("knn@")), key=lambda name: -int(name.removeprefix("knn@")))
+    wanted = (theirs.main, mine.main, *knn, "linear", "linear_lbfgs", "linear_sgd", "rank_me")
+    return next((name for name in wanted if name in both), None)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_SOURCE else f"{text[: _LONGEST_SOURCE - 1]}…"
 
 
 def _same(what: str, load: Callable[[], object], folder: Path) -> Check:
@@ -109,7 +123,8 @@ def _same(what: str, load: Callable[[], object], folder: Path) -> Check:
     except RecoError as error:
         return Check(what, False, str(error))
     except Exception as error:  # noqa: BLE001 - whatever keeps it from being loaded is the answer
-        return Check(what, False, f"it cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}")
+        first = next(iter(str(error).splitlines()), "")
+        return Check(what, False, f"it cannot be loaded: {type(error).__name__}: {first}")
     words = f"features differ by {difference:.1e} from those at registration (at most {TOLERANCE:g})"
     return Check(what, difference <= TOLERANCE, words)
 
@@ -133,8 +148,13 @@ def _model(candidate: EncoderVersion, uri: str) -> ModelInfo:
     return mlflow.models.get_model_info(f"models:/{candidate.reference}")
 
 
-def _shape(schema: Schema) -> str:
-    (tensor,) = schema.inputs
+def _shape(schema: Schema | None) -> str:
+    from mlflow.types import TensorSpec
+
+    tensors = [] if schema is None else schema.inputs
+    if len(tensors) != 1 or not isinstance(tensors[0], TensorSpec):
+        return "something else than one tensor"
+    tensor = tensors[0]
     return f"{tensor.type} [{', '.join('n' if side == -1 else str(side) for side in tensor.shape)}]"
 
 
@@ -150,7 +170,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("candidate", help="name/version")
     parser.add_argument("--against", help="name/version of the champion; without it, nothing is compared")
     parser.add_argument("--margin", type=float, default=0.5, help="how many points worse it may be")
-    parser.add_argument("--uri", required=True, help="address of the tracking server")
     return parser.parse_args()
 
 

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from jobs.embedding.encoder import load_encoder
+from jobs.embedding.encoder import Preprocessing, load_encoder, normalised_anew
 from jobs.errors import UserError
+from jobs.loading.messages import Opened
 from jobs.loading.process import LoaderProcess
 from jobs.probes import (
     SGD_PROTOCOL,
@@ -35,7 +36,7 @@ from jobs.probes import (
 )
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
-from jobs.tracking.files import FILES
+from jobs.tracking.files import CONFIG, PREPROCESSING, WEIGHTS
 from jobs.training import health, probes
 from jobs.training.numerics import set_numerics
 from jobs.training.plan import decoding_threads, labelled
@@ -45,6 +46,7 @@ from jobs.training.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
+ENCODER_FILES = (CONFIG, PREPROCESSING, WEIGHTS)
 ENCODER_FOLDER = "encoder"
 """Where the encoder's files lie in the folder of an evaluation, for every rank to read."""
 JUDGEMENT = "judgement.json"
@@ -76,6 +78,7 @@ class Judgement(TypedDict):
         judged_hash: Of those that were classified.
         fitted: How many there are.
         judged: How many there are.
+        unusable: Pictures of both that others stood in for.
         metrics: Figures by name; `knn@K`, `linear`, `few_shot@P`, `linear_sgd` in percent, and `rank_me`.
         main: The one by which encoders are compared: k-NN with the usual k, or the first one asked for.
         confusion: Pictures of class i that the linear classifier took for class j.
@@ -86,6 +89,7 @@ class Judgement(TypedDict):
     judged_hash: str
     fitted: int
     judged: int
+    unusable: int
     metrics: dict[str, float]
     main: str
     confusion: list[list[int]]
@@ -110,31 +114,37 @@ def judge(
     set_numerics(ranks.device, precision=spec.train.precision)
     assert spec.data.probe is not None
     sources = {"fitted": spec.data.probe.train, "judged": spec.data.probe.test or spec.data.probe.valid}
-    encoder, size = _encoder(folder, ranks.device)
+    encoder, preprocessing = _encoder(folder, ranks.device)
     with LoaderProcess(threads=decoding_threads(spec), cache=spec.scale.cache) as loader:
         opened = {
             name: labelled(loader.open(source, index=spec.data.index, labels=True), named(source))
             for name, source in sources.items()
         }
-        _check(opened["fitted"].labels, opened["judged"].labels, questions)
+        _check(opened["fitted"], opened["judged"], questions)
         with _bar(ranks, sum(len(ranks.share(len(each))) for each in opened.values())) as advance:
             embedded = {
                 name: probes.embed_everywhere(
                     encoder,
                     loader,
                     each,
-                    image_size=size,
+                    image_size=preprocessing.image_size,
                     ranks=ranks,
                     precision=spec.train.precision,
+                    crop=preprocessing.crop_fraction,
                     embedded=advance,
                 )
                 for name, each in opened.items()
             }
+    unusable = {
+        name: probes.check_usable(each.replaced, opened[name], allowed=spec.data.bad_pictures, ranks=ranks)
+        for name, each in embedded.items()
+    }
     judgement: Judgement = {
         "fitted_hash": opened["fitted"].hash,
         "judged_hash": opened["judged"].hash,
         "fitted": len(opened["fitted"]),
         "judged": len(opened["judged"]),
+        "unusable": sum(unusable.values()),
         **_classified(embedded["fitted"], embedded["judged"], ranks, questions),  # type: ignore[typeddict-item]
     }
     if ranks.is_first:
@@ -197,28 +207,26 @@ def _classified(fitted: Embedded, judged: Embedded, ranks: Ranks, questions: Que
 def _best_of_grid(
     train: Tensor, labels: Tensor, test: Tensor, protocol: LinearProtocol, ranks: Ranks, classes: int
 ) -> tuple[Tensor, Candidate]:
-    """Predictions for `test` of the classifier that is best on rows held out from `train`.
+    """Predictions for `test` of the classifier that is best on rows held out from `train`, fitted to all of it.
 
-    Each rank trains its share of the grid.
+    Each rank tries its share of the grid.
     """
     candidates = grid(protocol)
     rows = ranks.share(len(candidates))
-    held_out = torch.arange(len(train), device=train.device) % _HELD_OUT == _HELD_OUT - 1
-    if len(candidates) == 1 or not held_out.any():
-        held_out[:] = False
+    held_out = torch.zeros(len(train), dtype=torch.bool, device=train.device)
+    if len(candidates) > 1:  # drawn: the rows of a shard may come class by class, or in turn
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(train.device)
+        held_out[order[: len(train) // _HELD_OUT]] = True
     score = torch.zeros(len(rows), 1, device=train.device)
-    predicted = torch.zeros(len(rows), len(test), dtype=torch.int64, device=train.device)
-    if rows:
+    if rows and held_out.any():
         mine = candidates[rows.start : rows.stop]
         weights, biases = fit_linear(train[~held_out], labels[~held_out], mine, protocol, classes=classes)
         for number in range(len(mine)):
-            predicted[number] = (test @ weights[number] + biases[number]).argmax(dim=1)
-            if held_out.any():
-                guessed = (train[held_out] @ weights[number] + biases[number]).argmax(dim=1)
-                score[number] = accuracy(guessed, labels[held_out])
-    score, predicted = ranks.gather_rows(score, len(candidates)), ranks.gather_rows(predicted, len(candidates))
-    best = int(score.flatten().argmax())
-    return predicted[best], candidates[best]
+            guessed = (train[held_out] @ weights[number] + biases[number]).argmax(dim=1)
+            score[number] = accuracy(guessed, labels[held_out])
+    best = candidates[int(ranks.gather_rows(score, len(candidates)).flatten().argmax())]
+    weights, biases = fit_linear(train, labels, [best], protocol, classes=classes)  # with the rows that chose it
+    return (test @ weights[0] + biases[0]).argmax(dim=1), best
 
 
 def _few_shot(
@@ -233,14 +241,24 @@ def _few_shot(
     return float(ranks.total(total)) / _DRAWS
 
 
-def _check(fitted: np.ndarray | None, judged: np.ndarray | None, questions: Questions) -> None:
-    assert fitted is not None and judged is not None  # noqa: PT018 - both are labelled
+def _check(fitted: Opened, judged: Opened, questions: Questions) -> None:
+    if any(k < 1 for k in questions.ks) or not all(0 < part < 1 for part in questions.few_shot):
+        raise UserError(
+            "neighbours are counted from 1, and a part of the labels lies between 0 and 1.",
+            hint="For example --k 20 --few-shot 0.1.",
+        )
+    if fitted.hash == judged.hash:
+        raise UserError(
+            "the pictures to fit to and to judge on are the same: every figure would be of what is known already.",
+            hint="Name others to fit to with --train.",
+        )
     if questions.ks and max(questions.ks) > len(fitted):
         raise UserError(
             f"{max(questions.ks)} neighbours cannot vote: there are {len(fitted)} pictures to fit to.",
             hint=f"Ask for {len(fitted)} or fewer.",
         )
-    unknown = sorted(set(judged.tolist()) - set(fitted.tolist()))
+    assert fitted.labels is not None and judged.labels is not None  # noqa: PT018 - both are labelled
+    unknown = sorted(set(judged.labels.tolist()) - set(fitted.labels.tolist()))
     if unknown:
         raise UserError(
             f"{len(unknown)} classes of the pictures to judge on are not among those to fit to: "
@@ -249,12 +267,13 @@ def _check(fitted: np.ndarray | None, judged: np.ndarray | None, questions: Ques
         )
 
 
-def _encoder(folder: RunFolder, device: torch.device) -> tuple[torch.nn.Module, int]:
+def _encoder(folder: RunFolder, device: torch.device) -> tuple[Callable[[Tensor], Tensor], Preprocessing]:
     with tempfile.TemporaryDirectory() as temporary:
-        for name in FILES:
+        for name in ENCODER_FILES:
             folder.storage.download(f"{ENCODER_FOLDER}/{name}", Path(temporary) / name)
-        encoder, preprocessing = load_encoder(Path(temporary))
-    return encoder.to(device), int(str(preprocessing["image_size"]))
+        module, preprocessing = load_encoder(Path(temporary))
+    module.to(device)
+    return (lambda views: module(normalised_anew(views, preprocessing))), preprocessing
 
 
 def named(source: str | Sequence[str]) -> str:

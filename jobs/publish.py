@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from jobs.checkpoints.load import load_newest
-from jobs.embedding.neighbours import nearest
+from jobs.embedding.sheets import neighbour_sheet
 from jobs.errors import RecoError
 from jobs.judging import named
 from jobs.loading.pipeline import read_in_order
@@ -21,7 +21,7 @@ from jobs.shards.dataset import open_dataset
 from jobs.spec import RunSpec, to_yaml
 from jobs.tracking.encoders import register_encoder
 from jobs.tracking.evaluations import Evaluation, evaluation
-from jobs.tracking.figures import contact_sheet, training_curves
+from jobs.tracking.figures import training_curves
 from jobs.tracking.runs import TrackedRun
 from jobs.training.feed import packed
 from jobs.training.plan import Data, method_config
@@ -32,7 +32,6 @@ _log = logging.getLogger("reco.publish")
 
 _SHEET_PIXELS = 256 * 224**2  # embedded by the driver, which may have no GPU
 _BATCH = 32
-_SHEET_ROWS, _SHEET_NEIGHBOURS = 8, 8
 
 
 def publish(
@@ -138,16 +137,8 @@ def _neighbours(spec: RunSpec, encoder: torch.nn.Module, path: Path) -> list[Pat
     except RecoError as error:
         _log.warning("the card goes without nearest neighbours: %s", error)
         return []
-    vectors = torch.cat(features).numpy()
-    queries = np.linspace(0, count - 1, min(_SHEET_ROWS, count)).astype(int)
-    found, near = nearest([(0, vectors)], vectors[queries], _SHEET_NEIGHBOURS + 1)  # the query itself comes first
-    labels = dataset.labels
-    contact_sheet(
-        [[pictures[row] for row in line] for line in found],
-        path,
-        titles=[["query", *(f"{each:.2f}" for each in line[1:])] for line in near],
-        correct=None if labels is None else [[bool(labels[row] == labels[line[0]]) for row in line] for line in found],
-    )
+    labels = None if dataset.labels is None else np.asarray(dataset.labels[:count], dtype=np.int64)
+    neighbour_sheet(torch.cat(features).numpy(), pictures, labels, path)
     return [path]
 
 

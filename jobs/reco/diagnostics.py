@@ -62,4 +62,5 @@ def key_in_queue(keys: Tensor, queue: Tensor) -> Tensor:
         keys: Shape (n, c), unit rows.
         queue: Shape (k, c), unit rows.
     """
-    return (keys @ queue.T).amax(dim=1).amin()
+    nearest = queue[(keys @ queue.T).argmax(dim=1)]  # found by TF32 where that is on, but not measured by it
+    return (keys * nearest).sum(dim=1).amin()

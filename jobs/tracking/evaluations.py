@@ -67,14 +67,13 @@ def from_tags(tags: Mapping[str, str]) -> tuple[Evaluation, ...]:
     return tuple(sorted(found, key=lambda each: each.when))
 
 
-def keep_evaluation(name: str, version: int, made: Evaluation, known: tuple[Evaluation, ...], uri: str) -> Evaluation:
+def keep_evaluation(name: str, version: int, made: Evaluation, uri: str) -> Evaluation:
     """Keep an evaluation with a version; figures of the same probe that are not measured again stay.
 
     Args:
         name: Registered model.
         version: Its version.
         made: The evaluation.
-        known: What the version has already.
         uri: Address of the tracking server.
 
     Returns:
@@ -83,9 +82,10 @@ def keep_evaluation(name: str, version: int, made: Evaluation, known: tuple[Eval
     Raises:
         TrackingError: The server did not answer or refused.
     """
-    before = next((each for each in known if each.probe == made.probe), made)
-    kept = replace(made, metrics=before.metrics | made.metrics, main=before.main)
     with explained(f"keep the evaluation of {name}/{version}", uri):
+        known = from_tags(client(uri).get_model_version(name, str(version)).tags)  # as it is now: judging takes long
+        before = next((each for each in known if each.probe == made.probe), made)
+        kept = replace(made, metrics=before.metrics | made.metrics, main=before.main)
         for tag, value in as_tags([kept]).items():
             client(uri).set_model_version_tag(name, str(version), tag, value)
     return kept

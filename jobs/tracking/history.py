@@ -24,7 +24,9 @@ RUN_TAG = "reco.history_run"
 """Tag of a registered model: the MLflow run that holds its history."""
 _MODEL_TAG = "reco.history_of"
 _SETTLE_S = 2.0
-_LONGEST_REASON = 1000
+_MADE = "made"
+_LONGEST_ENTRY = 6000
+"""Characters of a param; MLflow cuts what is longer without a word, and an entry cut off could not be read again."""
 
 
 class OvertakenError(UserError):
@@ -75,7 +77,26 @@ class History:
             run = self._run()
             params = client(self._uri).get_run(run).data.params if run else {}
         numbered = sorted((int(number), value) for number, value in params.items() if number.isdigit())
-        return [_entry(value) for _, value in numbered]
+        return [self._entry(value) for _, value in numbered]
+
+    def made(self, number: int) -> bool:
+        """Whether the alias has followed entry `number`.
+
+        Raises:
+            TrackingError: The server did not answer or refused.
+        """
+        with explained(f"read the history of {self.model}", self._uri):
+            run = self._run()
+            return run is not None and f"{number:06d}.{_MADE}" in client(self._uri).get_run(run).data.params
+
+    def note_made(self, number: int) -> None:
+        """Note that the alias has followed entry `number`; may be noted twice.
+
+        Raises:
+            TrackingError: The server did not answer or refused.
+        """
+        with explained(f"write the history of {self.model}", self._uri):
+            client(self._uri).log_param(self._run() or self._begin(), f"{number:06d}.{_MADE}", "yes", synchronous=True)
 
     def append(self, entry: Entry, *, after: int) -> None:
         """Add an entry as number `after` + 1.
@@ -86,30 +107,41 @@ class History:
 
         Raises:
             OvertakenError: There is an entry of that number by now.
+            UserError: The entry is longer than MLflow keeps.
             TrackingError: The server did not answer or refused.
         """
         from mlflow.exceptions import MlflowException
 
-        if len(entry.reason) > _LONGEST_REASON:
-            raise UserError(f"the reason has {len(entry.reason)} characters.", hint=f"At most {_LONGEST_REASON} fit.")
-        run, number = self._run() or self._begin(), f"{after + 1:06d}"
+        text = json.dumps(asdict(entry), ensure_ascii=False)
+        if len(text) > _LONGEST_ENTRY:
+            too_long = len(text) - _LONGEST_ENTRY
+            raise UserError("the reason is longer than MLflow keeps.", hint=f"Shorten it by {too_long} characters.")
         with explained(f"write the history of {self.model}", self._uri):
+            run, number = self._run() or self._begin(), f"{after + 1:06d}"
             try:
-                client(self._uri).log_param(run, number, json.dumps(asdict(entry)), synchronous=True)
-            except MlflowException as error:
-                if error.error_code != "INVALID_PARAMETER_VALUE":
+                client(self._uri).log_param(run, number, text, synchronous=True)
+            except MlflowException:
+                if len(self.entries()) <= after:  # it was refused for another reason than that there is one
                     raise
         written = self.entries()
-        if len(written) != after + 1 or written[after] != entry or self._run() != run:
-            other = written[after] if len(written) > after else entry
+        if len(written) <= after:
+            raise TrackingError(f"MLflow lost an entry of the history of {self.model}.", hint="Nothing was changed.")
+        if written[after] != entry:
             raise OvertakenError(
-                f"the champion of {self.model} was changed meanwhile: {sentence(other)}.",
+                f"the champion of {self.model} was changed meanwhile: {sentence(written[after])}.",
                 hint="Nothing was changed. See `reco models history`, and decide anew.",
             )
 
     def _run(self) -> str | None:
         found = client(self._uri).get_registered_model(self.model).tags.get(RUN_TAG)
         return str(found) if found else None
+
+    def _entry(self, text: str) -> Entry:
+        try:
+            content = json.loads(text)
+            return Entry(**{**content, "checks": tuple(content["checks"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise TrackingError(f"the history of {self.model} has an entry that cannot be read: {error}.") from error
 
     def _begin(self) -> str:
         """Create the run that holds the history; where two do so at once, both go on with the same one."""
@@ -157,11 +189,6 @@ def sentence(entry: Entry) -> str:
         else "the alias was removed",
     }[entry.act]
     return f"{what} by {entry.who} at {entry.when} ({entry.reason})"
-
-
-def _entry(text: str) -> Entry:
-    content = json.loads(text)
-    return Entry(**{**content, "checks": tuple(content["checks"])})
 
 
 def _created(uri: str) -> str:

@@ -34,7 +34,7 @@ LINEAGE_TAG = "reco.lineage"
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 
-_REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))?")
+_REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@'\\]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,13 @@ def find_model(reference: str, uri: str) -> EncoderVersion:
         raise UnknownModelError(
             f"{reference!r} names no model.", hint="Write `name`, `name@alias`, `name/3`, or a folder with an encoder."
         )
-    every = list_models(uri)
     name, alias, number = parts["name"], parts["alias"], parts["version"]
-    versions = [each for each in every if each.name == name]
+    with explained(f"look for {name}", uri):
+        versions = list(_search(uri, f"name = '{name}' and tags.`{KIND_TAG}` = 'encoder'"))
+    versions.sort(key=lambda each: -each.version)
     if not versions:
-        raise UnknownModelError(f"no encoder {name!r} is registered at {shown(uri)}.", hint=_known(name, every))
+        known = _known(name, list_models(uri))
+        raise UnknownModelError(f"no encoder {name!r} is registered at {shown(uri)}.", hint=known)
     if alias:
         chosen = [each for each in versions if alias in each.aliases]
         there = sorted({each for version in versions for each in version.aliases})

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import copy
-import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from jobs.loading.batch import Replaced
 from jobs.loading.messages import Opened
 from jobs.reco import ReCo
 from jobs.spec import RunSpec
 from jobs.training import health, probes
 from jobs.training.plan import Data, method_config
-from jobs.training.quarantine import BadPicturesError
 from jobs.training.ranks import Ranks
-
-_log = logging.getLogger(__name__)
-_EXAMPLES = 3
 
 
 class Evaluation:
@@ -112,26 +104,8 @@ class Evaluation:
             ranks=self._ranks,
             precision=self._spec.train.precision if size is None else "fp32",
         )
-        self._check(embedded.replaced, dataset)
+        probes.check_usable(embedded.replaced, dataset, allowed=self._spec.data.bad_pictures, ranks=self._ranks)
         return embedded
-
-    def _check(self, replaced: Sequence[Replaced], dataset: Opened) -> None:
-        """Name what could not be used; too much of it would make the figures mean little.
-
-        Raises:
-            BadPicturesError: It is more than the spec allows.
-        """
-        bad = round(float(self._ranks.total(torch.tensor(float(len(replaced)), device=self._ranks.device))))
-        for each in replaced[:_EXAMPLES]:
-            _log.warning("the probe does without %s: %s", each.key, each.reason)
-        allowed = math.ceil(self._spec.data.bad_pictures * len(dataset))
-        if bad > allowed:
-            first = f" {replaced[0].key}: {replaced[0].reason}." if replaced else ""
-            raise BadPicturesError(
-                f"{bad} of the {len(dataset)} pictures of a probe set cannot be used, more than data.bad_pictures "
-                f"{self._spec.data.bad_pictures:g} allows ({allowed}).{first}",
-                hint="`reco data verify` lists them; mend the shards, or allow more, and continue.",
-            )
 
     def _k_nearest(self, fitted: probes.Embedded, judged: probes.Embedded) -> float:
         return probes.k_nearest_accuracy(

@@ -210,7 +210,7 @@ def labelled(dataset: Opened, where: str) -> Opened:
         count = len(dataset) if dataset.labels is None else int((dataset.labels < 0).sum())
         raise PlanError(
             f"{where}: {count} of {len(dataset)} samples have no label, and a probe needs one for each.",
-            hint="Give shards with a .cls member per picture, or leave data.probe out.",
+            hint="Give shards with a .cls member per picture; training goes without a probe as well.",
         )
     if len(np.unique(dataset.labels)) < 2:
         raise PlanError(f"{where} has pictures of one class only.", hint="A probe needs at least two classes.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +19,16 @@ from jobs.probes import accuracy, knn_predictions, logistic_predictions, standar
 from jobs.reco import ReCo, ReCoConfig
 from jobs.reco.normalisation import GroupedBatchNorm2d
 from jobs.training.feed import Feed, slots
+from jobs.training.quarantine import BadPicturesError
 from jobs.training.ranks import Ranks
 from jobs.views import MEAN, STD, centre_view
 
 BATCH = 256
 RAW_PIXELS_SIDE = 32
 CALIBRATION_PICTURES = 4096
+_EXAMPLES = 3
+
+_log = logging.getLogger(__name__)
 
 
 def crop_fraction(image_size: int) -> float:
@@ -65,6 +71,7 @@ def embed(
     image_size: int,
     device: torch.device,
     precision: str = "fp32",
+    crop: float | None = None,
     embedded: Callable[[int], None] = lambda _: None,
 ) -> Embedded:
     """Features of a consecutive part of a data set, in its order, from centre views.
@@ -79,13 +86,14 @@ def embed(
         image_size: Side of the views in pixels.
         device: Where to compute.
         precision: `bf16` computes under autocast.
+        crop: Part of the short side that a view shows; what suits the size by default.
         embedded: Told after each batch how many pictures it had.
     """
     if not rows:
         return Embedded(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), ())
     features, labels = [], []
     replaced: list[Replaced] = []
-    fraction = crop_fraction(image_size)
+    fraction = crop_fraction(image_size) if crop is None else crop
     detail = Detail.of_centre(image_size, fraction)
     stream = loader.read(dataset, rows, batch_size=BATCH, detail=detail, replace=True, slots=slots(device))
     with Feed(stream, device) as feed:
@@ -108,6 +116,7 @@ def embed_everywhere(
     image_size: int,
     ranks: Ranks,
     precision: str = "fp32",
+    crop: float | None = None,
     embedded: Callable[[int], None] = lambda _: None,
 ) -> Embedded:
     """`embed` for a whole data set, each rank its share, gathered on all; `replaced` stays each rank's."""
@@ -120,11 +129,41 @@ def embed_everywhere(
         image_size=image_size,
         device=ranks.device,
         precision=precision,
+        crop=crop,
         embedded=embedded,
     )
     count = len(dataset)
     labels = ranks.gather_rows(mine.labels.to(ranks.device), count)
     return Embedded(ranks.gather_rows(mine.features, count), labels, mine.replaced)
+
+
+def check_usable(replaced: Sequence[Replaced], dataset: Opened, *, allowed: float, ranks: Ranks) -> int:
+    """Name what could not be used; too much of it would make the figures mean little.
+
+    Args:
+        replaced: This rank's.
+        dataset: What was read.
+        allowed: Part of it that may be unusable.
+        ranks: Those that shared the work; all of them call this.
+
+    Returns:
+        How many pictures of all ranks could not be used.
+
+    Raises:
+        BadPicturesError: It is more than allowed.
+    """
+    bad = round(float(ranks.total(torch.tensor(float(len(replaced)), device=ranks.device))))
+    for each in replaced[:_EXAMPLES]:
+        _log.warning("the probe does without %s: %s", each.key, each.reason)
+    most = math.ceil(allowed * len(dataset))
+    if bad > most:
+        first = f" {replaced[0].key}: {replaced[0].reason}." if replaced else ""
+        raise BadPicturesError(
+            f"{bad} of the {len(dataset)} pictures of a probe set cannot be used, more than data.bad_pictures "
+            f"{allowed:g} allows ({most}).{first}",
+            hint="`reco data verify` lists them; mend the shards, or allow more, and continue.",
+        )
+    return bad
 
 
 def k_nearest_accuracy(

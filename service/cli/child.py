@@ -16,19 +16,30 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 def attached(command: list[str]) -> int:
-    """Run a job that talks to the terminal itself; returns its exit code.
+    """Run a job that talks to the terminal itself; returns its exit code."""
+    return _run(command, None)[0]
+
+
+def answered(command: list[str]) -> tuple[int, str]:
+    """Run a job that tells what it does on stderr; returns its exit code and what it printed on stdout."""
+    return _run(command, subprocess.PIPE)
+
+
+def _run(command: list[str], stdout: int | None) -> tuple[int, str]:
+    """Run a job to its end.
 
     It has a session of its own, so that Ctrl-C reaches it once, through us: `subprocess.run` would kill it a quarter of
     a second later, and Ray's processes would hear it as well.
     """
-    job = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent)
+    job = subprocess.Popen(command, stdout=stdout, text=True, start_new_session=True, preexec_fn=_end_with_parent)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         job.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return job.wait()
+        printed = job.communicate()[0] or ""
+        return job.returncode, printed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

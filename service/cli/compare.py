@@ -10,7 +10,7 @@ import typer
 
 from jobs.errors import UserError
 from service.cli import output
-from service.cli.home import home
+from service.cli.home import tracking
 from service.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def compare_runs(
 
     if not runs and pattern is None and sweep is None:
         raise UserError("no run is named.", hint="Name at least two, or select some by --name or --sweep.")
-    uri = _uri()
+    uri = tracking()
     _tell(
         find_runs(uri, runs or [], pattern=pattern, sweep=sweep),
         uri,
@@ -105,7 +105,7 @@ def compare_models(
     """
     from jobs.tracking.compared_runs import find_models
 
-    uri = _uri()
+    uri = tracking()
     _tell(find_models(uri, models), uri, metric, mode, apart, html, curves, as_json, as_csv)
 
 
@@ -205,9 +205,3 @@ def _show_rows(comparison: Comparison) -> None:
     output.show(table)
     if len(names) > len(shown):
         output.say(f"{len(names) - len(shown)} more differ: --html, --csv and --json have them all", style="dim")
-
-
-def _uri() -> str:
-    from jobs.tracking.server import tracking_uri
-
-    return tracking_uri(home(), progress=output.note)

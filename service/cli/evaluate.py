@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +10,11 @@ import typer
 
 from jobs.errors import RecoError
 from service.cli import output
-from service.cli.child import python
+from service.cli.child import answered, python
 from service.cli.home import home
 from service.cli.options import AsJson, Overrides, set_flags
 
+INTERRUPTED = 130
 MEANINGS = {
     "knn": "k-NN, k = {}",
     "linear": "linear probe, the best of a grid of learning rates and weight decays",
@@ -41,6 +41,9 @@ def evaluate(
         list[float] | None, typer.Option("--few-shot", help="Part of the labels to fit to; may be repeated.")
     ] = None,
     sgd: Annotated[bool, typer.Option("--sgd", help="The authors' SGD protocol for the linear probe as well.")] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="How many share the work, on the cluster at RAY_ADDRESS.")
+    ] = 1,
     overrides: Overrides = None,
     storage: Annotated[
         str | None,
@@ -51,8 +54,7 @@ def evaluate(
 ) -> None:
     """Judge an encoder by k-NN, linear probes and few labels; the figures are kept with the encoder.
 
-    The features are computed once. It runs in one process here, or with `--set scale.workers=N` on N workers of the
-    cluster at RAY_ADDRESS, which share the work.
+    The features are computed once. It runs in one process here, or on several workers of the cluster at RAY_ADDRESS.
 
     Examples:
     - `reco eval cifar10-encoder@candidate`
@@ -65,15 +67,16 @@ def evaluate(
     command += ["--storage", storage] if storage else []
     command += ["--k", *map(str, k)] if k else []
     command += ["--few-shot", *map(str, few_shot)] if few_shot else []
+    command += ["--workers", str(workers)]
     command += [*(["--sgd"] if sgd else []), *set_flags(overrides)]
-    told = _told(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False))
+    told = _told(*answered(command))
     if as_json:
         output.emit(told)
         return
     _show(told)
 
 
-def _told(ran: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def _told(code: int, printed: str) -> dict[str, Any]:
     """What the job printed last.
 
     Raises:
@@ -81,9 +84,11 @@ def _told(ran: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """
     from jobs.job_folder import error_of
 
-    lines = ran.stdout.splitlines()
+    lines = printed.splitlines()
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if not lines:
-        raise RecoError(f"the evaluation ended without a result (exit code {ran.returncode}); see above.")
+        raise RecoError(f"the evaluation ended without a result (exit code {code}); see above.")
     told: dict[str, Any] = json.loads(lines[-1])
     if "error" in told:
         raise error_of(told)  # type: ignore[arg-type]
@@ -101,6 +106,8 @@ def _show(told: dict[str, Any]) -> None:
         meaning = MEANINGS[kind].format(float(parameter) if kind == "few_shot" else parameter)
         table.add_row(name, f"{value:.2f}{unit}", meaning)
     output.show(table)
+    if judgement["unusable"]:
+        output.say(f"! {judgement['unusable']} pictures could not be used; others stood in for them")
     for path in told["figures"]:
         output.say(f"✓ {path}")
     if told["kept"]:

@@ -10,15 +10,14 @@ import typer
 from service.cli import output
 from service.cli.compare import compare_models
 from service.cli.export import export
-from service.cli.home import home
+from service.cli.home import tracking
+from service.cli.options import AsJson
 from service.cli.promotion import history, promote, rollback
 
 if TYPE_CHECKING:
     from jobs.tracking.models import EncoderVersion
 
 app = typer.Typer(no_args_is_help=True, help="List registered encoders, compare, promote and export them.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command("list")
@@ -30,7 +29,7 @@ def list_(as_json: AsJson = False) -> None:
     """
     from jobs.tracking.models import list_models
 
-    versions = list_models(_uri())
+    versions = list_models(tracking())
     if as_json:
         output.emit([_as_dict(each) for each in versions])
         return
@@ -64,7 +63,7 @@ def show(
     """
     from jobs.tracking.models import show_model
 
-    details = show_model(reference, _uri())
+    details = show_model(reference, tracking())
     version = details.version
     if as_json:
         content = {
@@ -104,12 +103,6 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(history)
 app.command()(export)
-
-
-def _uri() -> str:
-    from jobs.tracking.server import tracking_uri
-
-    return tracking_uri(home(), progress=output.note)
 
 
 def _section(heading: str, rows: dict[str, object] | dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli import output
-from service.cli.home import home
+from service.cli.home import tracking
 from service.cli.options import AsJson
 from service.models.registry import MARGIN
 
@@ -37,9 +37,9 @@ def promote(
 ) -> None:
     """Make an encoder the champion of its model, if the gates let it pass.
 
-    The gates: its files are whole; weights and exported graph can be loaded in a fresh process, without pickle, and
-    compute what they did at registration; on the same pictures it is no worse than the champion by more than the
-    margin.
+    The gates: its files are whole; the exported graph takes the pictures that its preprocessing makes; weights and
+    graph can be loaded in a fresh process, without pickle, and compute what they did at registration; on the same
+    pictures it is no worse than the champion by more than the margin.
 
     Examples:
     - `reco models promote cifar10-encoder --reason "200 epochs instead of 100"`
@@ -48,7 +48,7 @@ def promote(
     """
     from service.models.registry import promote as move
 
-    uri = _uri()
+    uri = tracking()
     output.note("asking the gates")
     _tell(move(model, reason=reason, who=who(), uri=uri, margin=margin, say=output.note), as_json)
 
@@ -61,7 +61,7 @@ def rollback(model: Name, reason: Reason = "rolled back", as_json: AsJson = Fals
     """
     from service.models.registry import rollback as move
 
-    uri = _uri()
+    uri = tracking()
     output.note("asking the gates")
     _tell(move(model, reason=reason, who=who(), uri=uri, say=output.note), as_json)
 
@@ -74,11 +74,14 @@ def history(model: Name, as_json: AsJson = False) -> None:
     """
     from jobs.tracking.history import History
     from jobs.tracking.models import find_model
-    from service.models.registry import settle
+    from service.models.registry import champion_of
 
-    uri = _uri()
+    uri = tracking()
     find_model(model, uri)
-    entries = settle(History(model, uri), uri, output.note)
+    entries = History(model, uri).entries()
+    pointed = champion_of(model, uri)
+    if pointed != (entries[-1].version if entries else 0):
+        output.note(f"the alias points to {pointed or 'none'}, which is not what `reco` did last", style="yellow")
     if as_json:
         output.emit([asdict(each) for each in entries])
         return
@@ -110,9 +113,3 @@ def _tell(changed: Changed, as_json: bool) -> None:
         output.say(f"✓ {check}")
     before = f", before it was version {changed.entry.previous}" if changed.entry.previous else ""
     output.say(f"✓ version {changed.entry.version} is the champion of {changed.model}{before}", style="green")
-
-
-def _uri() -> str:
-    from jobs.tracking.server import tracking_uri
-
-    return tracking_uri(home(), progress=output.note)

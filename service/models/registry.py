@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,36 +113,44 @@ def settle(history: History, uri: str, say: Callable[[str], None]) -> list[Entry
     """Make alias and history agree, and return the history.
 
     A process that ended between the two leaves the alias behind: it is moved. An alias that something else has moved
-    is written down as it is.
+    afterwards is written down as it is.
 
     Raises:
         TrackingError: The server did not answer or refused.
     """
     entries = history.entries()
-    alias = _champion(history.model, uri)
+    alias = champion_of(history.model, uri)
     last = entries[-1] if entries else None
     if alias == (last.version if last else 0):
         return entries
-    if last is not None and alias == last.previous:
+    if last is not None and alias == last.previous and not history.made(len(entries)):
         say(f"the last change of {history.model} was written down, but not made: making it now")
         _point(history.model, last.version, uri)
+        history.note_made(len(entries))
         return entries
     say(f"the champion of {history.model} was changed by something else than `reco`; the history notes it")
     found = Entry("outside", alias, last.version if last else 0, "found so", "unknown")
     history.append(found, after=len(entries))
+    history.note_made(len(entries) + 1)
     return [*entries, found]
 
 
 def run_gates(candidate: str, champion: str | None, margin: float, uri: str) -> list[str]:
-    """What each gate says of a candidate, in a line.
+    """What each gate says of an encoder, in a line.
 
     Raises:
         RefusedError: One of them does not let it pass.
         RecoError: They could not be asked.
     """
-    command = python("jobs.gate", candidate, "--margin", str(margin), "--uri", uri)
+    command = python("jobs.gate", candidate, "--margin", str(margin))
+    # Not among the arguments, which every user of the machine may read: the address may hold a password.
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
     ran = subprocess.run(
-        [*command, *(["--against", champion] if champion else [])], capture_output=True, text=True, check=False
+        [*command, *(["--against", champion] if champion else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     lines = ran.stdout.splitlines()
     if not lines:
@@ -152,20 +161,21 @@ def run_gates(candidate: str, champion: str | None, margin: float, uri: str) -> 
     checks = json.loads(lines[-1])
     refused = [check["words"] for check in checks if not check["passed"]]
     if refused:
-        raise RefusedError(f"{candidate} was not promoted: {_joined(refused)}", hint="The champion stays as it is.")
+        raise RefusedError(f"{candidate} does not pass: {_joined(refused)}", hint="The champion stays as it is.")
     return [f"{check['name']}: {check['words']}" for check in checks]
 
 
 def _carry_out(history: History, entry: Entry, entries: Sequence[Entry], uri: str) -> Changed:
     history.append(entry, after=len(entries))
     _point(history.model, entry.version, uri)
+    history.note_made(len(entries) + 1)
     newest = history.entries()[-1]
     if newest != entry:  # somebody was next so soon that this alias may have been set over theirs
         _point(history.model, newest.version, uri)
     return Changed(history.model, entry, entry.checks)
 
 
-def _champion(model: str, uri: str) -> int:
+def champion_of(model: str, uri: str) -> int:
     """The version that the alias points to; 0 for none."""
     with explained(f"read the aliases of {model}", uri):
         return int(client(uri).get_registered_model(model).aliases.get(CHAMPION, 0))

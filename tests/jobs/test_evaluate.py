@@ -17,7 +17,7 @@ import webdataset
 from mlflow import MlflowClient
 from PIL import Image
 
-from jobs.judging import Questions, judge, ks_for
+from jobs.judging import ENCODER_FILES, ENCODER_FOLDER, Questions, judge, ks_for
 from jobs.run_folder import RunFolder
 from jobs.spec import parse_spec, to_yaml
 from jobs.tracking.models import fetch_encoder, find_model
@@ -104,8 +104,8 @@ def test_two_ranks_find_what_one_does(files: Path, shards: Path, others: Path, t
     found = {}
     for ranks in (1, 2):
         folder = RunFolder(str(tmp_path / f"{ranks}"), "eval")
-        for each in files.iterdir():
-            folder.storage.upload(f"encoder/{each.name}", each)
+        for name in ENCODER_FILES:
+            folder.storage.upload(f"{ENCODER_FOLDER}/{name}", files / name)
         run_on_ranks(judged_metrics, ranks, to_yaml(spec), str(tmp_path / f"{ranks}"))
         found[ranks] = folder.result()
     assert found[1] is not None
@@ -116,6 +116,9 @@ def test_two_ranks_find_what_one_does(files: Path, shards: Path, others: Path, t
     ("make", "arguments", "words"),
     [
         ({"labels": False}, [], "have no label"),
+        ({"same": True}, [], "to judge on are the same"),
+        ({}, ["--k", "0"], "counted from 1"),
+        ({}, ["--few-shot", "3"], "between 0 and 1"),
         ({"one_class": True}, [], "one class only"),
         ({}, ["--k", "161"], "161 neighbours cannot vote: there are 160 pictures"),
         ({"damage": "encoder.safetensors"}, [], "SHA-256 differs"),
@@ -124,14 +127,21 @@ def test_two_ranks_find_what_one_does(files: Path, shards: Path, others: Path, t
     ],
 )
 def test_what_cannot_be_used_is_told_in_a_line(
-    make: dict[str, object], arguments: list[str], words: str, home: Path, files: Path, shards: Path, tmp_path: Path
+    make: dict[str, object],
+    arguments: list[str],
+    words: str,
+    home: Path,
+    files: Path,
+    shards: Path,
+    others: Path,
+    tmp_path: Path,
 ) -> None:
     mine = tmp_path / "encoder"
     shutil.copytree(files, mine)
     if damaged := make.get("damage"):
         whole = (mine / str(damaged)).read_bytes()
         (mine / str(damaged)).write_bytes(whole[: len(whole) // 2])
-    data = shards
+    data = shards if make.get("same") else others
     if not make.get("labels", True):
         data = write_shards(tmp_path / "unlabelled", samples=40, labels=False)
     if make.get("one_class"):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-import typer
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from torch import nn
@@ -22,8 +21,7 @@ from typer.testing import CliRunner, Result
 from jobs.tracking.encoders import register_encoder
 from jobs.tracking.runs import TrackedRun, open_run
 from jobs.tracking.server import stop_server, tracking_uri
-from service.cli.compare import compare_models, compare_runs
-from service.cli.main import Root
+from service.cli.main import app
 
 
 class Reco(Protocol):
@@ -79,14 +77,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def reco(home: Path, monkeypatch: pytest.MonkeyPatch) -> Reco:
-    app = typer.Typer(cls=Root)
-    app.command("runs")(compare_runs)
-    app.command("models")(compare_models)
-
     def run(*arguments: str, uri: str | None = None) -> Result:
         monkeypatch.setenv("RECO_HOME", str(home))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri or "")
-        return CliRunner().invoke(app, arguments)
+        return CliRunner().invoke(app, [arguments[0], "compare", *arguments[1:]])
 
     return run
 

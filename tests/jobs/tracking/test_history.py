@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from jobs.errors import UserError
 from jobs.tracking.history import RUN_TAG, Entry, History, OvertakenError, undone
 from tests.encoders import register_random
 
@@ -35,6 +36,14 @@ def test_who_was_overtaken_is_told_and_changes_nothing(history: History) -> None
     with pytest.raises(OvertakenError, match="version 1 was promoted by ann"):
         history.append(Entry("promote", 2, 0, "me too", "ben"), after=0)
     assert history.entries() == [FIRST]
+
+
+def test_a_reason_that_mlflow_would_cut_is_refused_and_one_in_another_script_is_kept(history: History) -> None:
+    long = replace(FIRST, reason="ж" * 5000)
+    history.append(long, after=0)
+    with pytest.raises(UserError, match="longer than MLflow keeps"):
+        history.append(replace(FIRST, reason="ж" * 6000), after=1)
+    assert history.entries() == [long]
 
 
 def test_an_entry_cannot_be_changed_by_anybody(history: History, uri: str) -> None:

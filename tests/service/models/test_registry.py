@@ -69,6 +69,7 @@ def test_better_ones_are_promoted_worse_ones_refused_with_figures_and_rollback_r
     assert any("65.70" in check for check in entries[2].checks)
 
 
+@pytest.mark.slow
 def test_encoders_judged_on_other_pictures_are_not_compared(uri: str) -> None:
     register_random(uri, "apart", seed=0, knn=60)
     register_random(uri, "apart", seed=1, knn=90, judged_hash="another test set")
@@ -78,6 +79,7 @@ def test_encoders_judged_on_other_pictures_are_not_compared(uri: str) -> None:
     assert champion("apart", uri) == 1
 
 
+@pytest.mark.slow
 def test_damaged_encoders_do_not_pass(uri: str, home: Path) -> None:
     register_random(uri, "damaged", seed=0)
     register_random(uri, "damaged", seed=1)
@@ -111,6 +113,7 @@ def test_an_exported_model_that_takes_other_pictures_does_not_pass(uri: str, hom
         promote("mismatched/1", reason="looks good", who="ann", uri=uri)
 
 
+@pytest.mark.slow
 def test_two_promotions_at_once_one_wins_and_the_other_is_told(uri: str, home: Path) -> None:
     for seed in range(3):
         register_random(uri, "race", seed=seed, knn=60 + seed / 10)
@@ -137,6 +140,7 @@ def test_two_promotions_at_once_one_wins_and_the_other_is_told(uri: str, home: P
     assert [entry.version for entry in History("race", uri).entries()] == [1, winner]
 
 
+@pytest.mark.slow
 def test_a_process_that_ended_before_the_alias_moved_is_made_up_for(uri: str) -> None:
     register_random(uri, "half", seed=0, knn=60)
     register_random(uri, "half", seed=1, knn=61)
@@ -149,6 +153,7 @@ def test_a_process_that_ended_before_the_alias_moved_is_made_up_for(uri: str) ->
     assert "making it now" in notes[0]
 
 
+@pytest.mark.slow
 def test_an_alias_moved_by_something_else_is_written_down(uri: str) -> None:
     for seed in range(3):
         register_random(uri, "moved", seed=seed)
@@ -159,6 +164,31 @@ def test_an_alias_moved_by_something_else_is_written_down(uri: str) -> None:
         ("promote", 1),
         ("outside", 3),
         ("promote", 2),
+    ]
+
+
+def test_a_champion_set_back_by_hand_stays_back_and_reading_changes_nothing(
+    uri: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        register_random(uri, "back", seed=seed)
+    promote("back/1", reason="first", who="ann", uri=uri)
+    promote("back/2", reason="second", who="ann", uri=uri)
+    MlflowClient(uri).set_registered_model_alias("back", CHAMPION, "1")
+    monkeypatch.setenv("RECO_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    shown = CliRunner().invoke(app, ["models", "history", "back"])
+    assert "the alias points to 1" in shown.output
+    assert champion("back", uri) == 1
+    assert len(History("back", uri).entries()) == 2
+
+    MlflowClient(uri).delete_model_version("back", "1")
+    promote("back/3", reason="the first is gone", who="ben", uri=uri)
+    assert [(e.act, e.version) for e in History("back", uri).entries()] == [
+        ("promote", 1),
+        ("promote", 2),
+        ("outside", 0),
+        ("promote", 3),
     ]
 
 

@@ -1,0 +1,143 @@
+"""Opening a database: whatever it was before, it has this version's tables afterwards, or says why not."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from service.runs.database import Database, open_database, upgrade
+from service.runs.errors import SchemaError, StoreError
+from service.runs.records import NewRun
+from service.runs.schema import Base
+from service.runs.store import RunStore
+from tests.service.runs.racing import line_up, race
+
+
+def test_migrations_make_exactly_the_tables_of_the_models(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_opening_again_keeps_what_is_there(url: str) -> None:
+    with open_database(url) as database:
+        RunStore(database).create(NewRun("one", "one", "{}", "0", "ann"))
+    upgrade(url)
+    with open_database(url) as database:
+        assert RunStore(database).get("one").name == "one"
+
+
+def _upgrade(url: str) -> None:
+    line_up()
+    upgrade(url)
+
+
+def test_four_processes_may_open_a_new_database_at_once(url: str) -> None:
+    race(_upgrade, [url] * 4)
+    with open_database(url) as database:
+        assert {"runs", "attempts", "events", "leases"} <= set(inspect(database.engine).get_table_names())
+
+
+def test_threads_of_one_process_may_open_databases_of_their_own_at_once(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/{number}.db" for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(upgrade, urls))
+    for url in urls:
+        with open_database(url) as database:
+            assert "runs" in inspect(database.engine).get_table_names()
+
+
+def test_a_database_that_is_up_to_date_is_opened_while_somebody_writes(url: str, database: Database) -> None:
+    with database.writing() as session:
+        RunStore(database).create_in(session, NewRun("one", "one", "{}", "0", "ann"))
+        with open_database(url) as other, other.reading() as reading:
+            assert reading.scalar(text("SELECT count(*) FROM runs")) == 0
+
+
+def test_tables_of_a_newer_version_are_left_alone(url: str) -> None:
+    with open_database(url) as database, database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaError, match="newer version"):
+        open_database(url)
+
+
+@pytest.mark.parametrize("table", ["events", "audit"])
+@pytest.mark.parametrize("change", ["UPDATE {} SET data = '{{}}'", "DELETE FROM {}"])
+def test_what_happened_cannot_be_changed_or_deleted(database: Database, table: str, change: str) -> None:
+    RunStore(database).create(NewRun("one", "one", "{}", "0", "ann"))
+    with database.writing() as session:
+        session.execute(
+            text("INSERT INTO audit (at, actor, action, target, data) VALUES (:at, 'ann', 'look', 'one', '{}')"),
+            {"at": "2026-03-01 12:00:00"},
+        )
+    with pytest.raises(DBAPIError, match=f"{table} can only be added to"), database.writing() as session:
+        session.execute(text(change.format(table)))
+
+
+def test_what_fails_half_way_leaves_nothing(database: Database) -> None:
+    def half_way() -> None:
+        with database.writing() as session:
+            RunStore(database).create_in(session, NewRun("one", "one", "{}", "0", "ann"))
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        half_way()
+    with database.reading() as session:
+        assert session.scalar(text("SELECT count(*) FROM runs")) == 0
+
+
+def test_sqlite_waits_for_other_writers_keeps_readers_going_and_checks_references(tmp_path: Path) -> None:
+    with open_database(f"sqlite:///{tmp_path}/new/runs.db") as database, database.engine.connect() as connection:
+        answers = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "busy_timeout", "foreign_keys", "synchronous")
+        }
+    assert answers == {"journal_mode": "wal", "busy_timeout": 30000, "foreign_keys": 1, "synchronous": 2}
+
+
+def test_a_sqlite_file_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    with open_database(f"sqlite:///{tmp_path}/runs.db") as database:
+        RunStore(database).create(NewRun("one", "one", "{}", "0", "ann"))
+        assert {file.name: file.stat().st_mode & 0o077 for file in tmp_path.iterdir()} == {
+            "runs.db": 0, "runs.db-wal": 0, "runs.db-shm": 0,
+        }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"runs cannot be kept in .*/file/runs\.db"):
+        open_database(f"sqlite:///{tmp_path}/file/runs.db")
+
+
+def test_readers_go_on_while_somebody_writes(database: Database) -> None:
+    store = RunStore(database)
+    store.create(NewRun("one", "one", "{}", "0", "ann"))
+    with database.writing() as session:
+        store.create_in(session, NewRun("two", "two", "{}", "0", "ann"))
+        assert store.get("one").id == "one"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite://", "in memory"),
+        ("mysql://somebody@somewhere/runs", "mysql"),
+        ("runs.db", "cannot be read"),
+    ],
+)
+def test_a_url_that_no_store_can_have_is_explained(url: str, words: str) -> None:
+    with pytest.raises(SchemaError, match=words):
+        open_database(url)
+
+
+def test_a_server_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not answer") as caught:
+        open_database(f"postgresql://reco:secret@/runs?host={tmp_path}")
+    assert str(tmp_path) in str(caught.value).replace("%2F", "/")
+    assert "secret" not in str(caught.value)
