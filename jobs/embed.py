@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jobs.embedding.encoder import load_encoder, pack_encoder
+from jobs.embedding.encoder import pack_encoder
 from jobs.embedding.job import Job, Options
 from jobs.embedding.parts import SIZE
 from jobs.embedding.reading import open_embeddings
@@ -18,8 +18,6 @@ from jobs.embedding.sources import open_source
 from jobs.embedding.worker import BATCH
 from jobs.embedding.writing import SKIPPED_SUFFIX, Output
 from jobs.errors import RecoError, UserError
-
-__all__ = ["load_encoder", "main"]
 
 INTERRUPTED = 130
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import safetensors.torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from jobs.loading.detail import Detail
 from jobs.reco import build_encoder
+from jobs.reco.encoders import ResNet, Stem
 from jobs.shards.decode import Bytes, Pixels, decode_into, picture_size
 from jobs.tracking.encoders import load_encoder_files
 from jobs.tracking.errors import DamagedEncoderError
-from jobs.tracking.files import PREPROCESSING, WEIGHTS, check_files, read_json
+from jobs.tracking.files import CONFIG, PREPROCESSING, WEIGHTS, check_files, read_json
 from jobs.tracking.models import fetch_encoder, find_model
 from jobs.tracking.server import tracking_uri
 from jobs.views import MEAN, STD, Pictures, centre_view
@@ -101,9 +103,7 @@ class Encoder:
         views = centre_view(
             Pictures.pack(pictures).to(self.device), image_size=own.image_size, crop_fraction=own.crop_fraction
         )
-        if (own.mean, own.std) != (MEAN, STD):
-            views = _normalised_anew(views, own)
-        features: Tensor = self._module(views)
+        features: Tensor = self._module(normalised_anew(views, own))
         return features.float().cpu().numpy()
 
 
@@ -129,8 +129,13 @@ class PackedEncoder:
         return str(self.config["sha256"])
 
     def unpack(self, device: torch.device) -> Encoder:
-        """The encoder on a device."""
-        return Encoder(_build(self.config, safetensors.torch.load(self.weights)), self.preprocessing, device)
+        """The encoder on a device.
+
+        Raises:
+            DamagedEncoderError: Its weights are not those its config speaks of.
+        """
+        module = rebuild(self.config, safetensors.torch.load(self.weights), name=self.reference)
+        return Encoder(_fast(module), self.preprocessing, device)
 
 
 def pack_encoder(reference: str, home: Path) -> PackedEncoder:
@@ -156,10 +161,55 @@ def pack_encoder(reference: str, home: Path) -> PackedEncoder:
         return PackedEncoder(reference, config, preprocessing, (folder / WEIGHTS).read_bytes())
 
 
-def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, object]]:
-    """An encoder in evaluation mode, and its preprocessing, from its files; no pickle is opened."""
+def load_encoder(folder: Path) -> tuple[nn.Module, Preprocessing]:
+    """An encoder in evaluation mode, and its preprocessing, from its files; no pickle is opened.
+
+    Raises:
+        DamagedEncoderError: A file is missing or changed, or they do not fit each other.
+    """
     state, config, preprocessing = load_encoder_files(folder)
-    return _build(config, state), preprocessing
+    return _fast(rebuild(config, state, name=folder.name)), Preprocessing.parse(preprocessing)
+
+
+def rebuild(config: Mapping[str, object], state: Mapping[str, Tensor], *, name: str) -> ResNet:
+    """The network that was registered, in evaluation mode: float32 (n, 3, S, S) to float32 (n, c).
+
+    Args:
+        config: What the encoder is: `name`, `stem` and `width`.
+        state: Its weights.
+        name: What messages call it.
+
+    Raises:
+        DamagedEncoderError: The config says nothing of the kind, or the weights are of another network.
+    """
+    try:
+        network, stem, width = str(config["name"]), str(config["stem"]), int(str(config["width"]))
+        module = build_encoder(network, stem=cast(Stem, stem), width=width)
+    except (KeyError, ValueError, RuntimeError) as error:  # PyTorch's of a width that is none
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise DamagedEncoderError(
+            f"{CONFIG} of {name} does not say what the encoder is ({reason}).",
+            hint="Fetch the encoder again. Was it registered by another version of this project?",
+        ) from error
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise DamagedEncoderError(
+            f"the weights of {name} are not those of a {network} of width {width} with the {stem} stem.",
+            hint="Fetch the encoder again.",
+        ) from error
+    return module.eval()
+
+
+def normalised_anew(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Views [n, 3, S, S] that were normalised by ImageNet's statistics, by those of an encoder instead."""
+    if (preprocessing.mean, preprocessing.std) == (MEAN, STD):
+        return views
+    mean, std, own_mean, own_std = (
+        torch.tensor(values, device=views.device).view(1, 3, 1, 1)
+        for values in (MEAN, STD, preprocessing.mean, preprocessing.std)
+    )
+    return (views * std + (mean - own_mean)) / own_std
 
 
 def decode_scaled(data: Bytes, detail: Detail) -> Pixels:
@@ -175,18 +225,8 @@ def decode_scaled(data: Bytes, detail: Detail) -> Pixels:
     return pixels
 
 
-def _build(config: Mapping[str, object], state: dict[str, Tensor]) -> nn.Module:
-    encoder = build_encoder(str(config["name"]), stem=config["stem"], width=int(str(config["width"])))  # type: ignore[arg-type]
-    encoder.load_state_dict(state)
-    return encoder.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
-
-
-def _normalised_anew(views: Tensor, own: Preprocessing) -> Tensor:
-    """Views that were normalised by ImageNet's statistics, by the encoder's own instead."""
-    mean, std, own_mean, own_std = (
-        torch.tensor(values, device=views.device).view(1, 3, 1, 1) for values in (MEAN, STD, own.mean, own.std)
-    )
-    return (views * std + (mean - own_mean)) / own_std
+def _fast(module: nn.Module) -> nn.Module:
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _three(given: object) -> tuple[float, ...]:

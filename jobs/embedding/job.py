@@ -129,17 +129,18 @@ class Job:
         options = self._options
         if at_a_cluster() or (options.workers or 1) > 1:
             # Late: Ray takes seconds to import, which a single worker does not need.
-            from jobs.embedding.cluster import joined, share_out
+            from jobs.embedding.cluster import joined, share_out, waiting_said
             from jobs.embedding.ray_workers import embed_on_cluster
 
             with joined():
                 share = share_out(options.workers, options.cpus)
-                yield from embed_on_cluster(self._encoder, self._source, missing, share)
+                with waiting_said(share, "MapWorker"):
+                    yield from embed_on_cluster(self._encoder, self._source, missing, share)
             return
         threads = options.cpus or len(os.sched_getaffinity(0))
         with Worker(self._encoder.unpack(pick_device(0)), self._source, threads=threads) as worker:
-            for number, span in missing:
-                part = worker.embed(span.start, span.stop)
+            parts = worker.embed_each([span for _, span in missing])
+            for (number, _), part in zip(missing, parts, strict=True):
                 yield number, to_bytes(part), part.skipped
 
     def _all_skipped(self) -> list[Skipped]:

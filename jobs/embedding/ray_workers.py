@@ -16,7 +16,7 @@ from jobs.embedding.cluster import Share
 from jobs.embedding.encoder import PackedEncoder
 from jobs.embedding.parts import to_bytes
 from jobs.embedding.sources import Source
-from jobs.embedding.worker import Skipped, Worker
+from jobs.embedding.worker import Skipped, Worker, parts_at_once
 from jobs.training.ranks import pick_device
 
 
@@ -56,11 +56,17 @@ def embed_on_cluster(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"part": number, "start": span.start, "stop": span.stop} for number, span in parts]
     kept = ray.put(encoder), ray.put(source)  # held here, or a worker that is started again would miss them
+    at_once = parts_at_once(share.cpus, [span for _, span in parts])
     # A block for each part: else Ray would cut its input by the number of cores, and lose more where a worker dies.
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _RayWorker,
         fn_constructor_args=(*kept, share.cpus),
-        concurrency=min(share.workers, len(rows)),
+        compute=ray.data.ActorPoolStrategy(
+            size=min(share.workers, len(rows)),
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,  # else a worker would have one part under way
+        ),
         num_cpus=share.cpus,
         num_gpus=share.gpus,
     )
@@ -78,7 +84,7 @@ class _RayWorker:
         self._worker = Worker(packed.unpack(pick_device(0)), ray.get(source), threads=threads)
 
     def __call__(self, row: dict[str, int]) -> dict[str, object]:
-        """Embed one part; an error comes back as a value, since Ray Data would wrap it and print a page about it."""
+        """Embed a part, beside others; an error comes back as a value: Ray Data would wrap and print it."""
         try:
             part = self._worker.embed(row["start"], row["stop"])
         except Exception as error:  # noqa: BLE001 - the driver raises it

@@ -107,7 +107,8 @@ class EmbeddingFile:
     @cached_property
     def _keys(self) -> pa.ChunkedArray:
         if self.path.suffix == ".npy":
-            lines = self.path.with_name(self.path.name + KEYS_SUFFIX).read_text(encoding="utf-8").splitlines()
+            text = self.path.with_name(self.path.name + KEYS_SUFFIX).read_bytes().decode("utf-8")
+            lines = text.removesuffix("\n").split("\n")  # a name may hold any other end of a line
             if len(lines) != self.count:
                 raise EmbeddingFileError(
                     f"{self.path}{KEYS_SUFFIX} has {len(lines)} keys for {self.count} embeddings.",

@@ -1,10 +1,12 @@
-"""One worker: reads, decodes and embeds a part at a time, in threads; what comes out depends on positions alone."""
+"""One worker: reads, decodes and embeds parts, in threads; what comes out depends on positions alone."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
@@ -68,6 +70,7 @@ class Worker:
         self._encoder = encoder
         self._source = source
         self._device = threading.Lock() if encoder.device.type != "cpu" else contextlib.nullcontext()
+        self._threads = threads
         remote = any("://" in place for place in source.places)
         readers = max(threads + _READ_AHEAD, _REMOTE_READS if remote else 0)
         self._readers = ThreadPoolExecutor(readers, "embed-read")
@@ -89,21 +92,46 @@ class Worker:
             pool.shutdown(wait=True)
 
     def embed(self, start: int, stop: int) -> Part:
-        """Embed the pictures [start, stop).
+        """Embed the pictures [start, stop). May be called from several threads.
 
         Raises:
             StorageError: Pictures cannot be had.
         """
-        # A decoded batch is held by nothing but its two futures, so it is let go as soon as it is computed.
-        computed = [
-            self._lanes.submit(self._compute, self._readers.submit(self._decode, first, min(first + BATCH, stop)))
-            for first in range(start, stop, BATCH)
-        ]
+        return self._collect(self._submit(range(start, stop)))
+
+    def embed_each(self, spans: Sequence[range]) -> Iterator[Part]:
+        """Embed parts, in their order, and begin the next ones before a part is taken.
+
+        Raises:
+            StorageError: Pictures cannot be had.
+        """
+        at_once = parts_at_once(self._threads, spans)
+        under_way: deque[_UnderWay] = deque()
         try:
-            batches = [future.result() for future in computed]
+            for span in spans:
+                under_way.append(self._submit(span))
+                if len(under_way) == at_once:
+                    yield self._collect(under_way.popleft())
+            while under_way:
+                yield self._collect(under_way.popleft())
         finally:
-            for future in computed:
-                future.cancel()
+            for each in under_way:
+                each.cancel()
+
+    def _submit(self, span: range) -> _UnderWay:
+        # A decoded batch is held by nothing but its two futures, so it is let go as soon as it is computed.
+        reads = [
+            self._readers.submit(self._decode, first, min(first + BATCH, span.stop))
+            for first in range(span.start, span.stop, BATCH)
+        ]
+        return _UnderWay(span, [self._lanes.submit(self._compute, read) for read in reads])
+
+    def _collect(self, part: _UnderWay) -> Part:
+        start, stop = part.span.start, part.span.stop
+        try:
+            batches = [future.result() for future in part.computed]
+        finally:
+            part.cancel()
         keys, labels = self._source.keys(start, stop), self._source.labels(start, stop)
         reasons = {place: reason for _, unusable in batches for place, reason in unusable}
         kept = [place for place in range(start, stop) if place not in reasons]
@@ -141,9 +169,27 @@ class _Decoded(NamedTuple):
     unusable: list[tuple[int, str]]
 
 
+class _UnderWay(NamedTuple):
+    """A part that is begun: its positions, and its batches as they are computed."""
+
+    span: range
+    computed: list[Future[tuple[Floats, list[tuple[int, str]]]]]
+
+    def cancel(self) -> None:
+        """Drop the batches that are not begun."""
+        for future in self.computed:
+            future.cancel()
+
+
 def spans(count: int, size: int) -> Iterator[range]:
     """Cut positions 0..count-1 into parts of `size`, the last one smaller."""
     return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def parts_at_once(threads: int, spans: Iterable[range]) -> int:
+    """Parts that keep so many threads busy, and one more for while a finished one is put away."""
+    batches = max((math.ceil(len(span) / BATCH) for span in spans), default=1)
+    return math.ceil(threads / max(batches, 1)) + 1
 
 
 def _compute_alone() -> None:

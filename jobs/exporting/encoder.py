@@ -11,14 +11,12 @@ from typing import cast
 
 from torch import nn
 
-from jobs.embedding.encoder import Preprocessing
-from jobs.exporting.errors import UnsupportedEncoderError
-from jobs.reco import build_encoder
+from jobs.embedding.encoder import Preprocessing, rebuild
 from jobs.reco.encoders import Stem
 from jobs.tracking.encoders import load_encoder_files
 from jobs.tracking.errors import DamagedEncoderError
 from jobs.tracking.export import TOLERANCE
-from jobs.tracking.files import CONFIG, REFERENCE, WEIGHTS
+from jobs.tracking.files import REFERENCE, WEIGHTS
 from jobs.tracking.models import fetch_encoder, find_model
 from jobs.tracking.reference import deviation
 from jobs.tracking.server import tracking_uri
@@ -87,7 +85,6 @@ def open_encoder(reference: str, home: Path) -> Iterator[Exportable]:
     Raises:
         UnknownModelError: There is no such encoder.
         DamagedEncoderError: Its files are not what was registered, or it computes something else than it did then.
-        UnsupportedEncoderError: It is a network that this version of the code does not know.
         TrackingError: The server did not answer or refused.
     """
     local = Path(reference).expanduser()
@@ -106,27 +103,7 @@ def open_encoder(reference: str, home: Path) -> Iterator[Exportable]:
 
 def _rebuilt(folder: Path, model: str, version: int | None) -> Exportable:
     state, config, preprocessing = load_encoder_files(folder)
-    try:
-        network, stem = str(config["name"]), cast(Stem, str(config["stem"]))
-        width, feature_dim = int(str(config["width"])), int(str(config["feature_dim"]))
-    except (KeyError, ValueError) as error:
-        raise DamagedEncoderError(
-            f"{folder / CONFIG} does not say what the encoder is ({error}).", hint="Fetch the encoder again."
-        ) from error
-    try:
-        module = build_encoder(network, stem=stem, width=width)
-    except ValueError as error:
-        raise UnsupportedEncoderError(
-            f"{model} cannot be rebuilt: {error}.", hint="Was it registered by another version of this project?"
-        ) from error
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise DamagedEncoderError(
-            f"the weights of {model} are not those of a {network} of width {width} with the {stem} stem.",
-            hint="Fetch the encoder again.",
-        ) from error
-    module.eval().requires_grad_(False)
+    module = rebuild(config, state, name=model).requires_grad_(False)
     # Encoders registered before there was such a file have nothing to be compared with.
     if (folder / REFERENCE).is_file():
         difference = deviation(module, folder)
@@ -139,10 +116,10 @@ def _rebuilt(folder: Path, model: str, version: int | None) -> Exportable:
     return Exportable(
         model=model,
         version=version,
-        network=network,
-        stem=stem,
-        width=width,
-        feature_dim=feature_dim,
+        network=str(config["name"]),
+        stem=cast(Stem, config["stem"]),
+        width=int(str(config["width"])),
+        feature_dim=module.feature_dim,
         sha256=str(config["sha256"]),
         preprocessing=Preprocessing.parse(preprocessing),
         weights=folder / WEIGHTS,

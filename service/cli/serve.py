@@ -15,6 +15,9 @@ def serve(
     model: Model,
     host: Annotated[str, typer.Option("--host", help="Address to listen at; `0.0.0.0` for everyone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Path before `/v1/embed`, for several encoders on one cluster.")
+    ] = "/",
     replicas: Annotated[
         int | None, typer.Option("--replicas", help="Copies of the encoder; one per GPU, else per host.", min=1)
     ] = None,
@@ -33,9 +36,20 @@ def serve(
     - `reco serve photos-encoder@champion --port 8000`
 
     - `curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/embed`
+
+    - `RAY_ADDRESS=head:6379 reco serve birds-encoder --prefix /birds`
     """
     command = python("jobs.serve", model, "--host", host, "--port", str(port), "--home", str(home()))
-    command += ["--max-batch", str(max_batch), "--max-wait-ms", str(max_wait_ms), "--max-bytes", str(max_bytes)]
+    command += [
+        "--prefix",
+        prefix,
+        "--max-batch",
+        str(max_batch),
+        "--max-wait-ms",
+        str(max_wait_ms),
+        "--max-bytes",
+        str(max_bytes),
+    ]
     for option, given in (("--replicas", replicas), ("--cpus", cpus)):
         command += [option, str(given)] if given is not None else []
     raise typer.Exit(attached(command))

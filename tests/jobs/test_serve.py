@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import ray
 import urllib3
 
+from jobs.embedding.cluster import Share, waiting_said
+from jobs.embedding.serving import check_free
+from jobs.errors import UserError
 from jobs.tracking.files import CONFIG
 from tests.jobs.embedding.made import make_encoder, png, slow_vectors
 
@@ -39,18 +45,22 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Service:
-    def __init__(self, encoder: Path, home: Path) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+    """The command, on this machine or at a cluster; `url` is where it says it serves, `said` what it said till then."""
+
+    def __init__(self, encoder: Path, home: Path, *options: str, cluster: str | None = None) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        words = ["--port", str(port), "--max-bytes", str(MAX_BYTES), "--max-batch", "8", "--home", str(home)]
-        command = [sys.executable, "-m", "jobs.serve", str(encoder), "--cpus", "1", *words]
+        environment |= {"RAY_ADDRESS": cluster} if cluster else {}
+        words = ["--port", str(free_port()), "--max-bytes", str(MAX_BYTES), "--max-batch", "8", "--home", str(home)]
+        command = [sys.executable, "-m", "jobs.serve", str(encoder), "--cpus", "1", *words, *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self.process.stderr is not None
+        self.said = ""
         for line in self.process.stderr:
-            if f"{self.url}/v1/embed" in line:
+            self.said += line
+            if found := re.search(r" at (http://\S+)/v1/embed with ", line):
+                self.url = found[1]
                 return
-        raise AssertionError(f"it ended with {self.process.wait()}")
+        raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
@@ -61,9 +71,21 @@ class Service:
 def service(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(encoder, tmp_path_factory.mktemp("home"))
     yield service
+    end(service)
+
+
+def end(service: Service) -> None:
     if service.process.poll() is None:
         service.process.kill()
         service.process.wait()
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """Address of a cluster that is not the commands' own."""
+    ray.init(address="local", num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
 
 
 def post(service: Service, body: bytes, kind: str = "image/png") -> urllib3.BaseHTTPResponse:
@@ -147,6 +169,13 @@ def test_it_says_what_it_serves(service: Service, encoder: Path) -> None:
     assert model["preprocessing"]["image_size"] == 16
 
 
+def test_a_prefix_that_is_no_path_is_refused(encoder: Path, tmp_path: Path) -> None:
+    for prefix in ("photos", "/photos/", "/{photos}"):
+        command = [sys.executable, "-m", "jobs.serve", str(encoder), "--prefix", prefix, "--home", str(tmp_path)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (ended.returncode, f"--prefix {prefix} is no path" in ended.stderr) == (2, True), ended.stderr
+
+
 def test_a_port_that_is_taken_is_told_before_anything_starts(encoder: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -169,3 +198,36 @@ def test_ctrl_c_ends_it_and_frees_its_port(service: Service) -> None:
             time.sleep(0.1)
         else:
             break
+
+
+def test_on_a_cluster_nobody_takes_anothers_place_and_each_ends_its_own(
+    encoder: Path, cluster: str, tmp_path: Path
+) -> None:
+    """After the others: their service would have to share two cores with this cluster."""
+    other = make_encoder(tmp_path / "other", seed=1)
+    first = Service(encoder, tmp_path, cluster=cluster)
+    try:
+        with pytest.raises(AssertionError, match=f"{first.url}/ is served already, by the application reco-embed"):
+            Service(other, tmp_path, cluster=cluster)
+        with pytest.raises(UserError, match="by the application reco-embed"):
+            check_free("another-name", "/")
+        second = Service(other, tmp_path, "--prefix", "/other", cluster=cluster)
+        try:
+            assert second.url == f"{first.url}/other", "Serve listens where the first command had it listen"
+            assert "Ray Serve runs there already" in second.said
+            for service, files in ((first, encoder), (second, other)):
+                content = json.loads(post(service, png(3)).data)
+                assert content["model"] == str(files)
+                np.testing.assert_allclose(content["embeddings"], slow_vectors(files, [png(3)]), atol=1e-4)
+            # The replica is found, and has a place.
+            with waiting_said(Share(1, 1, 0), "ServeReplica:reco-embed-other:", anyones=True, after_s=0.01):
+                (watching,) = [thread for thread in threading.enumerate() if thread.name == "waiting"]
+                watching.join(30)
+                assert not watching.is_alive()
+            assert second.stop() == 0
+            assert post(first, png(3)).status == 200
+        finally:
+            end(second)
+        assert first.stop() == 0
+    finally:
+        end(first)
