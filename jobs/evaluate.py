@@ -143,6 +143,9 @@ def spec_for(files: Path, arguments: argparse.Namespace) -> RunSpec:
         f"scale.gpus_per_worker={min(own.scale.gpus_per_worker, 1)}",
         "scale.min_workers=null",
     ]
+    if "RAY_ADDRESS" not in os.environ:  # this machine may be smaller than those it was trained on
+        cores = max(1, min(own.scale.cpus_per_worker, (os.cpu_count() or 1) // workers))
+        changes.append(f"scale.cpus_per_worker={cores}")
     return parse_spec(text, [*changes, *arguments.overrides], source=f"spec of {arguments.model}")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from jobs.tracking.client import client, explained
+
+_log = logging.getLogger(__name__)
 
 TAG = "reco.eval."
 """Tags of a model version that start so hold one evaluation each, by the id of its probe."""
@@ -62,8 +65,14 @@ def as_tags(evaluations: list[Evaluation]) -> dict[str, str]:
 
 
 def from_tags(tags: Mapping[str, str]) -> tuple[Evaluation, ...]:
-    """The evaluations among the tags of a model version, oldest first."""
-    found = [Evaluation(**json.loads(value)) for name, value in tags.items() if name.startswith(TAG)]
+    """The evaluations among the tags of a model version, oldest first; one that cannot be read is told and left out."""
+    found = []
+    for name, value in tags.items():
+        if name.startswith(TAG):
+            try:
+                found.append(Evaluation(**json.loads(value)))
+            except (ValueError, TypeError) as error:  # others may write tags too, and a list must not fail for one
+                _log.warning("the tag %s holds no evaluation: %s", name, error)
     return tuple(sorted(found, key=lambda each: each.when))
 
 

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,26 +20,15 @@ from jobs.judging import ENCODER_FILES, ENCODER_FOLDER, Questions, judge, ks_for
 from jobs.run_folder import RunFolder
 from jobs.spec import parse_spec, to_yaml
 from jobs.tracking.models import fetch_encoder, find_model
-from jobs.tracking.server import stop_server, tracking_uri
 from jobs.training.ranks import Ranks
 from tests.encoders import register_random
 from tests.pictures import striped, write_shards
 from tests.ranks import run_on_ranks
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    stop_server(home)
-
-
-@pytest.fixture(scope="module")
-def uri(home: Path) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        yield tracking_uri(home)
+@pytest.fixture
+def home(tracking_home: Path) -> Path:
+    return tracking_home
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +43,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(uri: str, shards: Path) -> str:
-    return register_random(uri, "judged", probe=shards, judged_hash="something else").name
+    return register_random(uri, "evaluated", probe=shards, judged_hash="something else").name
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +98,16 @@ def test_two_ranks_find_what_one_does(files: Path, shards: Path, others: Path, t
         found[ranks] = folder.result()
     assert found[1] is not None
     assert found[1] == pytest.approx(found[2], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_workers_on_ray_find_what_one_process_does(home: Path, model: str, others: Path, tmp_path: Path) -> None:
+    found = {}
+    for workers in ("1", "2"):
+        code, told = evaluate(home, tmp_path, f"{model}/1", str(others), "--workers", workers)
+        assert code == 0, told
+        found[workers] = told["judgement"]["metrics"]  # type: ignore[index]
+    assert found["1"] == pytest.approx(found["2"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

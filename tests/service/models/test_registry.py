@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,14 @@ from typer.testing import CliRunner
 from jobs.errors import UserError
 from jobs.tracking.history import Entry, History
 from jobs.tracking.models import CHAMPION, find_model
-from jobs.tracking.server import stop_server, tracking_uri
 from service.cli.main import app
 from service.models.registry import RefusedError, promote, rollback
 from tests.encoders import register_random
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    stop_server(home)
-
-
-@pytest.fixture(scope="module")
-def uri(home: Path) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield tracking_uri(home)
+@pytest.fixture
+def home(tracking_home: Path) -> Path:
+    return tracking_home
 
 
 def champion(model: str, uri: str) -> int:
