@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli import output
+from service.cli.explaining import explain_options
 from service.cli.options import Overrides
 
 if TYPE_CHECKING:
@@ -78,32 +79,9 @@ def explain(
 
     - `reco spec explain method.global_relation`
     """
-    from jobs.errors import UserError
-    from jobs.spec import closest, options
+    from jobs.spec import RunSpec
 
-    chosen = [each for each in options() if path is None or each.path == path or each.path.startswith(f"{path}.")]
-    if not chosen:
-        near = closest(path or "", [each.path for each in options()])
-        hint = f"Did you mean `{near}`?" if near else "`reco spec explain` lists them all."
-        raise UserError(f"a spec has no `{path}`.", hint=hint)
-    if as_json:
-        output.emit([each.as_dict() for each in chosen])
-        return
-    from rich.text import Text
-
-    table = output.table("Option", "Default", "Allowed", "What it is for")
-    table.columns[0].no_wrap = True
-    top = chosen[0].path.count(".")
-    for each in chosen:
-        # Below its section an option needs its last name only, which leaves room for what it is for.
-        depth = each.path.count(".") - top
-        name = "  " * depth + (each.path.rpartition(".")[2] if depth else each.path)
-        if each.section:
-            allowed = "" if each.required else "a section, may be left out"
-            table.add_row(Text(name, "bold cyan"), each.default_text, allowed, Text(each.description, "bold"))
-        else:
-            table.add_row(*map(Text, (name, each.default_text, each.allowed, each.description)))
-    output.show(table)
+    explain_options(RunSpec, path, command="reco spec explain", as_json=as_json)
 
 
 def _invalid(error: SpecError) -> dict[str, object]:

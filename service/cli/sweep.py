@@ -15,6 +15,7 @@ import typer
 from jobs.errors import RecoError, UserError
 from service.cli import foreground, output
 from service.cli.child import python
+from service.cli.explaining import explain_options
 from service.cli.home import home
 from service.cli.options import AsJson, Overrides, StorageOption, set_flags, storage_of
 
@@ -210,6 +211,25 @@ def results(
         output.emit_csv(rows, column_names(known))
     elif html is None:
         output.show(board.picture())
+
+
+@app.command()
+def explain(
+    path: Annotated[
+        str | None, typer.Argument(metavar="[PATH]", help="A section or an option, such as `scheduler.reduction`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain every option of a sweep, or those below PATH: type, default, allowed values and purpose.
+
+    Examples:
+    - `reco sweep explain`
+
+    - `reco sweep explain budget`
+    """
+    from jobs.spec.sweep import SweepSpec
+
+    explain_options(SweepSpec, path, command="reco sweep explain", as_json=as_json)
 
 
 @app.command()

@@ -105,4 +105,4 @@ def test_explain_as_json_tells_every_option() -> None:
 def test_explain_of_an_unknown_option_names_the_nearest() -> None:
     ended = reco("explain", "metod.groups")
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert ended.stderr == "error: a spec has no `metod.groups`.\n  → Did you mean `method.groups`?\n"
+    assert ended.stderr == "error: there is no option `metod.groups`.\n  → Did you mean `method.groups`?\n"

@@ -129,3 +129,12 @@ def test_all_mistakes_are_told_before_anything_starts(tmp_path: Path, verb: str)
 def test_short_names_are_as_short_as_they_can_be() -> None:
     paths = ["method.global_relation.weight", "method.local_relation.weight", "method.temperature"]
     assert list(short_names(paths).values()) == ["global_relation.weight", "local_relation.weight", "temperature"]
+
+
+def test_explain_tells_what_an_option_of_a_sweep_is_for() -> None:
+    ended = CliRunner().invoke(app, ["sweep", "explain", "scheduler", "--json"])
+    told = {each["path"]: each for each in json.loads(ended.stdout)}
+    assert told["scheduler.reduction"]["default"] == 3.0
+    assert "each rung" in told["scheduler.name"]["description"]
+    unknown = CliRunner().invoke(app, ["sweep", "explain", "schedler"])
+    assert unknown.exit_code == 2
