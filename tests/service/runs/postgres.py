@@ -30,13 +30,8 @@ def serve_postgres() -> Iterator[str]:
     user = _unprivileged(folder)
     data = folder / "data"
     try:
-        if (
-            user is not None
-            and subprocess.run(["test", "-x", binaries / "postgres"], user=user, check=False).returncode
-        ):
-            # The environment lies where nobody else may look, as a checkout below /root does.
-            shutil.copytree(binaries.parent, folder / "pginstall", symlinks=True)
-            binaries = folder / "pginstall" / "bin"
+        if user is not None and _hidden(binaries / "postgres", user):
+            binaries = _copied(Path(found.origin).parent, folder)
         _run(binaries / "initdb", "-D", data, "-U", "reco", "-A", "trust", "-E", "UTF8", "--no-sync", user=user)
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
@@ -70,6 +65,18 @@ def _unprivileged(folder: Path) -> str | None:
     nobody = pwd.getpwnam("nobody")
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     return nobody.pw_name
+
+
+def _hidden(program: Path, user: str) -> bool:
+    """Whether a user may not run a program: the environment may lie below a folder that is closed, such as /root."""
+    return subprocess.run(["test", "-x", program], user=user, check=False).returncode != 0
+
+
+def _copied(package: Path, folder: Path) -> Path:
+    """The wheel's binaries where everybody may run them, beside the libraries they look for."""
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.with_name(name), folder / name, symlinks=True)
+    return folder / package.name / "pginstall" / "bin"
 
 
 def _run(*command: str | Path, user: str | None) -> None:
