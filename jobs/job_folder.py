@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from typing import Any, ClassVar, TypedDict
@@ -11,13 +12,15 @@ from jobs.errors import RecoError, UserError
 from jobs.storage import Storage, open_storage
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SUBMISSION_VARIABLE = "RECO_SUBMISSION_ID"
+"""Variable of the environment that tells a job of the service which attempt it is."""
 
 
 class Outcome(TypedDict, total=False):
     """How an attempt ended.
 
     `status` is succeeded, stopped or failed; `exit_code` is that of the command; `reason` says why one stopped that
-    nobody interrupted.
+    nobody interrupted; `kind` is the class of the error; `submission` the attempt, where the service started it.
     """
 
     status: str
@@ -28,18 +31,46 @@ class Outcome(TypedDict, total=False):
     results: dict[str, float]
     model: str
     tracking_url: str
+    kind: str
+    submission: str
+
+
+class KeptError(RecoError):
+    """An error of another process, as `failed` kept it.
+
+    Attributes:
+        kind: Name of its class.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome["error"], hint=outcome["hint"] or None)
+        self.exit_code = outcome["exit_code"]
+        self.kind = outcome.get("kind", RecoError.__name__)
 
 
 def failed(error: RecoError) -> Outcome:
     """The outcome of an attempt that an error ended."""
-    return {"status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint or ""}
+    return _signed(
+        {
+            "status": "failed",
+            "exit_code": error.exit_code,
+            "error": error.message,
+            "hint": error.hint or "",
+            # A worker's error reaches the driver as its folder kept it, and is then kept again.
+            "kind": error.kind if isinstance(error, KeptError) else type(error).__name__,
+        }
+    )
 
 
 def error_of(outcome: Outcome) -> RecoError:
     """The error that ended an attempt, as `failed` kept it."""
-    error = RecoError(outcome["error"], hint=outcome["hint"] or None)
-    error.exit_code = outcome["exit_code"]
-    return error
+    return KeptError(outcome)
+
+
+def _signed(outcome: Outcome) -> Outcome:
+    """The outcome with the attempt that it is of, where the environment tells."""
+    submission = os.environ.get(SUBMISSION_VARIABLE)
+    return {**outcome, "submission": submission} if submission else outcome
 
 
 class JobFolder:
@@ -91,7 +122,7 @@ class JobFolder:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Say how this attempt ended."""
-        self.storage.write("outcome.json", json.dumps(outcome, indent=1).encode())
+        self.storage.write("outcome.json", json.dumps(_signed(outcome), indent=1).encode())
 
     def outcome(self) -> Outcome | None:
         """How the last attempt ended, or None while it has not."""

@@ -76,7 +76,8 @@ class Backend(ABC):
 
     Every method may be called from any process that knows the backend's address, at any time, also after the process
     that submitted the job has ended. None waits for a job. Each raises `UnreachableBackendError` when the backend does
-    not answer within seconds, which says nothing of the job.
+    not answer within seconds, or what answers is not it, which says nothing of the job; and `BackendError` when it
+    refuses the caller, for want of the right token, or an id it cannot have.
     """
 
     name: ClassVar[str]
@@ -107,8 +108,9 @@ class Backend(ABC):
 
     @abstractmethod
     def stop(self, submission_id: str) -> None:
-        """Ask a job to end: SIGTERM, and SIGKILL after the backend's grace period. May be repeated; an ended or absent
-        job is left as it is.
+        """Ask a job to end: one SIGTERM, and SIGKILL after the backend's grace period. May be repeated, which asks no
+        second time; an ended or absent job is left as it is. A job that was asked and has ended is `stopped`, whatever
+        its exit code.
 
         Raises:
             UnreachableBackendError: No answer.
@@ -116,7 +118,10 @@ class Backend(ABC):
 
     @abstractmethod
     def log(self, submission_id: str, offset: int) -> LogPart:
-        """What a job has printed from an offset on, stdout and stderr together.
+        """What a job has printed from an offset on, stdout and stderr together, or the first part of that.
+
+        Nothing is left out: an empty part says that there is no more for now, and of an ended job that there is no
+        more at all. A line that is not finished yet is told once it is, or the job has ended.
 
         A log may outlive its job, and may be gone with its host: then it is empty from any offset. Offsets are bytes
         and stay valid for as long as the log is there, so no line is lost or told twice by who asks again.

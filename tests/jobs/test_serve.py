@@ -200,6 +200,7 @@ def test_ctrl_c_ends_it_and_frees_its_port(service: Service) -> None:
             break
 
 
+@pytest.mark.slow
 def test_on_a_cluster_nobody_takes_anothers_place_and_each_ends_its_own(
     encoder: Path, cluster: str, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.embedding.made import make_encoder, png, write_files
+from tests.jobs.embedding.made import add_slow_files, make_encoder, png, write_files
 from tests.pictures import write_shards
 
 pytestmark = pytest.mark.timeout(600)
@@ -155,7 +155,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
 
 
 def test_ctrl_c_stops_the_job_in_order(encoder: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    photos, out = write_files(tmp_path / "photos", 3000), tmp_path / "out.parquet"
+    photos, out = add_slow_files(write_files(tmp_path / "photos", 3000)), tmp_path / "out.parquet"
     command = [sys.executable, "-c", COMMANDS, "embed", str(encoder), str(photos), "-o", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     parts = tmp_path / "out.parquet.parts"

@@ -47,6 +47,17 @@ def write_files(folder: Path, count: int) -> Path:
     return folder
 
 
+def add_slow_files(folder: Path, count: int = 8) -> Path:
+    """Add pictures, last in order, that take a third of a second each to decode: no job is over at once."""
+    place = folder / "vast"
+    place.mkdir()
+    buffer = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(buffer, "PNG")
+    for number in range(count):
+        (place / f"{number:05d}.png").write_bytes(buffer.getvalue())
+    return folder
+
+
 @torch.no_grad()
 def slow_vectors(encoder: Path, pictures: list[bytes], mean: tuple[float, ...] = MEAN) -> np.ndarray:
     """One picture of 16 pixels after the other, without any of the code that embeds."""

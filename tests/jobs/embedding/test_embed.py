@@ -16,7 +16,7 @@ import pytest
 
 from jobs.embedding.parts import matrix
 from tests.jobs.embedding.conftest import Embed
-from tests.jobs.embedding.made import make_encoder, slow_vectors, write_files
+from tests.jobs.embedding.made import add_slow_files, make_encoder, slow_vectors, write_files
 from tests.pictures import damage, write_shards
 
 pytestmark = pytest.mark.timeout(600)
@@ -27,6 +27,19 @@ def reference(embed: Embed, encoder: Path, photos: Path, tmp_path_factory: pytes
     """What one command without any interruption writes."""
     out = tmp_path_factory.mktemp("reference") / "photos.parquet"
     embed(encoder, photos, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def long_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures whose first parts are finished seconds before the last one."""
+    return add_slow_files(write_files(tmp_path_factory.mktemp("long"), 600))
+
+
+@pytest.fixture(scope="module")
+def long_reference(embed: Embed, encoder: Path, long_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("long-reference") / "photos.parquet"
+    embed(encoder, long_photos, out)
     return out
 
 
@@ -78,6 +91,7 @@ def test_two_workers_on_ray_write_the_same_file_as_one_without(
     assert said == f"✓ 600 embeddings of 64 numbers in {out}\n"
 
 
+@pytest.mark.slow
 def test_a_worker_of_ray_that_is_killed_is_started_again_and_costs_no_picture(
     embed: Embed, encoder: Path, photos: Path, reference: Path, tmp_path: Path
 ) -> None:
@@ -101,52 +115,52 @@ def test_the_number_of_threads_changes_no_bit(
 
 
 def test_after_kill_9_the_same_command_goes_on_and_writes_the_same_file(
-    embed: Embed, encoder: Path, photos: Path, reference: Path, tmp_path: Path
+    embed: Embed, encoder: Path, long_photos: Path, long_reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "photos.parquet"
     parts = tmp_path / "photos.parquet.parts"
-    process = embed.start(encoder, photos, out)
+    process = embed.start(encoder, long_photos, out)
     wait_for_part(parts, 0)
     process.kill()
     process.communicate()
     assert not out.exists()
-    embed(encoder, photos, out)
-    assert out.read_bytes() == reference.read_bytes()
+    embed(encoder, long_photos, out)
+    assert out.read_bytes() == long_reference.read_bytes()
     assert not parts.exists()
 
 
-def test_finished_parts_are_used_again(embed: Embed, encoder: Path, photos: Path, tmp_path: Path) -> None:
+def test_finished_parts_are_used_again(embed: Embed, encoder: Path, long_photos: Path, tmp_path: Path) -> None:
     out, parts = tmp_path / "photos.parquet", tmp_path / "photos.parquet.parts"
-    process = embed.start(encoder, photos, out)
+    process = embed.start(encoder, long_photos, out)
     wait_for_part(parts, 0)
     process.kill()
     process.communicate()
     # A part that says something else than the encoder would shows whether it was embedded again.
     table = pq.read_table(parts / "part-000000.parquet")
     pq.write_table(table.set_column(0, "key", [[f"kept-{row}" for row in range(128)]]), parts / "part-000000.parquet")
-    embed(encoder, photos, out)
+    embed(encoder, long_photos, out)
     assert keys(out)[:128] == [f"kept-{row}" for row in range(128)]
     assert keys(out)[128].startswith("columns/")
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(
-    embed: Embed, encoder: Path, photos: Path, reference: Path, tmp_path: Path
+    embed: Embed, encoder: Path, long_photos: Path, long_reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "photos.parquet"
-    process = embed.start(encoder, photos, out)
+    process = embed.start(encoder, long_photos, out)
     wait_for_part(tmp_path / "photos.parquet.parts", 0)
     process.send_signal(signal.SIGINT)
     _, noted = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"finished parts are kept in {out}.parts, and the same command goes on" in noted
-    embed(encoder, photos, out)
-    assert out.read_bytes() == reference.read_bytes()
+    embed(encoder, long_photos, out)
+    assert out.read_bytes() == long_reference.read_bytes()
 
 
 def test_parts_of_other_pictures_or_another_model_are_refused_until_restart(
     embed: Embed, encoder: Path, tmp_path: Path
 ) -> None:
-    photos, out = write_files(tmp_path / "photos", 300), tmp_path / "photos.parquet"
+    photos, out = add_slow_files(write_files(tmp_path / "photos", 300)), tmp_path / "photos.parquet"
     process = embed.start(encoder, photos, out)
     wait_for_part(tmp_path / "photos.parquet.parts", 0)
     process.kill()
@@ -159,7 +173,7 @@ def test_parts_of_other_pictures_or_another_model_are_refused_until_restart(
     _, noted = embed(encoder, photos, out, code=2)
     assert "the pictures, the number of pictures differ." in noted
     embed(other, photos, out, "--restart")
-    assert pq.read_table(out).num_rows == 299
+    assert pq.read_table(out).num_rows == 307
 
 
 def test_bad_pictures_are_skipped_and_listed_and_the_others_keep_their_order(

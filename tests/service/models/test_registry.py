@@ -156,6 +156,7 @@ def test_an_alias_moved_by_something_else_is_written_down(uri: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_champion_set_back_by_hand_stays_back_and_reading_changes_nothing(
     uri: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
