@@ -297,8 +297,12 @@ class Reconciler:
         except UnreachableBackendError as error:  # it may have the job all the same: the next pass asks
             self._silent[attempt.backend] = str(error)
             return self._set(run, Condition.UNREACHABLE, True, f"The backend does not answer: {error}")
-        except (BackendError, UserError) as error:  # asking again would not help
-            words = f"Its job cannot be started: {error}"
+        except (BackendError, UserError) as error:
+            answer, silence = self._look(attempt)
+            if answer is None:
+                # It refuses this service, for a token that has run out, say: no run is to blame for that.
+                return self._set(run, Condition.UNREACHABLE, True, f"The backend does not answer: {silence}")
+            words = f"Its job cannot be started: {error}"  # and asking again would not help
             return self._move(run, Signal.FAILED, words, ending=Ending(Cause.USER_CODE))
         return self._move(
             run, Signal.ACCEPTED, "The backend took its job." if new else "The backend had its job already."

@@ -12,7 +12,7 @@ from jobs.job_folder import SUBMISSION_VARIABLE, Outcome
 from jobs.run_folder import RunFolder
 from jobs.storage import StoredObject, UnreachableError
 from jobs.storage.local import LocalStorage
-from service.backends.base import Answer, Backend, Job, LogPart, Status, UnreachableBackendError
+from service.backends.base import Answer, Backend, BackendError, Job, LogPart, Status, UnreachableBackendError
 from service.runs.database import Clock
 from service.runs.leases import Lease
 from service.runs.records import Run
@@ -59,6 +59,7 @@ class Life:
         deaf: It does not look whether its folder asks it to stop.
         vanishes: The backend forgets it at the end.
         lingers_s: After its outcome, until its process leaves.
+        dies_s: After the backend was asked to end it, until it has ended.
     """
 
     outcome: Outcome | None = field(default_factory=lambda: SUCCEEDED)
@@ -69,6 +70,7 @@ class Life:
     deaf: bool = False
     vanishes: bool = False
     lingers_s: float = 0.0
+    dies_s: float = 0.0
 
 
 @dataclass
@@ -82,6 +84,7 @@ class ScriptedJob:
     status: Status = "pending"
     exit_code: int | None = None
     told: datetime | None = None
+    asked: datetime | None = None
     log: bytes = b""
 
 
@@ -105,6 +108,7 @@ class ScriptedBackend(Backend):
         self.starts: list[str] = []
         self.stops: list[str] = []
         self.reachable = True
+        self.refuses = False
         self.looks = 0
 
     def submit(self, submission_id: str, job: Job) -> bool:
@@ -129,8 +133,9 @@ class ScriptedBackend(Backend):
         self._answer()
         self.stops.append(submission_id)
         found = self.jobs.get(submission_id)
-        if found is not None and found.status in ("pending", "running"):
-            found.status, found.exit_code = "stopped", -15
+        if found is not None and found.asked is None:
+            found.asked = self.clock()
+            self._die(found)
         self.fuse("stopped")
 
     def log(self, submission_id: str, offset: int) -> LogPart:
@@ -149,7 +154,14 @@ class ScriptedBackend(Backend):
         """Have a job print."""
         self.jobs[submission_id].log += text.encode()
 
+    def _die(self, job: ScriptedJob) -> None:
+        if job.asked is None or job.status not in ("pending", "running"):
+            return
+        if (self.clock() - job.asked).total_seconds() >= job.life.dies_s:
+            job.status, job.exit_code = "stopped", -15
+
     def _advance(self, submission_id: str, job: ScriptedJob) -> None:
+        self._die(job)
         age = (self.clock() - job.since).total_seconds() - job.life.pending_s
         if job.status == "pending" and age >= 0:
             job.status = "running"
@@ -178,6 +190,8 @@ class ScriptedBackend(Backend):
     def _answer(self) -> None:
         if not self.reachable:
             raise UnreachableBackendError("nobody answers at scripted.")
+        if self.refuses:
+            raise BackendError("the token has run out.")
 
 
 class FusedStore(RunStore):

@@ -98,6 +98,7 @@ def test_two_that_copy_at_once_neither_lose_nor_double_a_line(
         backend.say(JOB, lines(number * 3, number * 3 + 3))
         if drawn.random() < 0.7:
             drawn.choice(both).copy(backend, JOB, log, clock(), ended=False)
+            assert log.read(0).data.decode() == lines(0, number * 3 + 3)
     for copies in both:
         assert copies.copy(backend, JOB, log, clock(), ended=True)
     assert log.read(0).data.decode() == lines(0, 600)

@@ -322,6 +322,15 @@ def test_a_job_that_is_refused_is_not_offered_again(make: Make, monkeypatch: pyt
     assert "no such image" in world.run.reason
 
 
+def test_no_run_is_to_blame_where_the_backend_refuses_the_service(make: Make) -> None:
+    world = make()
+    world.backend.refuses = True
+    world.go_on(600)
+    assert (world.run.state, set(world.run.conditions)) == (State.STARTING, {Condition.UNREACHABLE})
+    world.backend.refuses = False
+    assert world.until(State.SUCCEEDED).attempts == 1
+
+
 def test_a_run_that_is_to_stop_saves_by_itself_and_its_backend_is_not_bothered(make: Make) -> None:
     world = make(Life(running_s=ENDLESS, step=40))
     world.until(State.RUNNING)
@@ -343,6 +352,16 @@ def test_a_run_that_does_not_listen_is_ended_by_its_backend_after_the_grace(make
     assert world.until(State.CANCELLED)
     assert world.backend.stops == [f"{world.id}-a1"]
     assert world.attempts[0].state is AttemptState.STOPPED
+
+
+def test_a_job_that_takes_its_time_to_end_is_asked_again_only_after_another_grace(make: Make) -> None:
+    world = make(Life(running_s=ENDLESS, deaf=True, dies_s=PATIENCE.grace_s + 30))
+    world.until(State.RUNNING)
+    world.store.stop(world.id, actor="ann", words="Enough.")
+    world.go_on(2 * PATIENCE.grace_s - 10)
+    assert (world.backend.stops, world.run.state) == ([f"{world.id}-a1"], State.STOPPING)
+    world.until(State.CANCELLED)
+    assert len(world.backend.stops) == 2
 
 
 def test_a_wish_that_the_job_swept_away_as_it_began_is_said_again(make: Make) -> None:
@@ -489,6 +508,24 @@ def test_a_leader_that_loses_its_lease_within_a_pass_writes_nothing_more(make: M
     assert not world.leader.tick()
     assert taken[0] is not None
     assert world.attempts[0].state is AttemptState.INTENDED  # the job is there, and the next leader will find it
+
+
+def test_a_wish_to_stop_that_comes_while_a_run_is_looked_after_is_heard_before_its_job_is_submitted(
+    make: Make,
+) -> None:
+    def stop(call: int) -> bool:
+        if world.backend.reachable and world.fuse.calls[call] == "set unreachable":
+            world.store.stop(world.id, actor="ann", words="Enough.")
+        return False
+
+    world = make(fuse=Fuse(kills=stop))
+    world.backend.reachable = False
+    world.leader.tick()
+    world.backend.reachable = True
+    world.leader.tick()
+    assert (world.run.state, world.backend.starts) == (State.STOPPING, [])
+    world.leader.tick()
+    assert (world.run.state, world.backend.starts) == (State.CANCELLED, [])
 
 
 SCRIPTS: dict[str, tuple[list[Life], bool]] = {
