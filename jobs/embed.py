@@ -26,7 +26,8 @@ def main() -> int:
     """Embed and write; returns the exit code."""
     arguments = _parse()
     logging.basicConfig(level=logging.WARNING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: whoever started this may have been told to ignore it
+        signal.signal(number, signal.default_int_handler)
     jobs: list[Job] = []
     try:
         _embed(arguments, jobs)

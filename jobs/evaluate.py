@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -50,6 +51,8 @@ def main() -> int:
     """Judge an encoder, keep the figures with it, and print them as JSON; returns the exit code."""
     arguments = _parse()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: whoever started this may have been told to ignore it
+        signal.signal(number, signal.default_int_handler)
     try:
         told = evaluate(arguments)
     except RecoError as error:

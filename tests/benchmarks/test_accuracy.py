@@ -78,6 +78,7 @@ def attempts(home: Path) -> dict[str, int]:
     return {run.name: len(RunFolder(str(runs), run.name).attempts()) for run in runs.iterdir()}
 
 
+@pytest.mark.slow
 def test_pieces_add_up_to_the_table(
     shards: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_run_that_is_over_too_soon_is_not_measured() -> None:
         measured([[[0.0, 0, 0, 0]] * WINDOW], [], batch=32, until=2 * WINDOW)
 
 
+@pytest.mark.slow
 def test_ranks_of_one_host_are_measured(spec: Path, tmp_path: Path) -> None:
     asked = (str(spec), "--kinds", "ranks", "--counts", "1", "2", "--windows", "1")
     figures, printed = scaled(tmp_path / "found.json", *asked)

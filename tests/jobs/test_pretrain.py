@@ -138,6 +138,7 @@ def test_a_killed_worker_and_a_killed_driver_leave_one_run_without_a_gap(
     assert [record["step"] for record in folder.records()] == steps
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_id_on_another_server_leaves_no_trace_in_this_one(
     shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_dead_ray_address_is_told_at_once(shards: Path, environment: dict[str,
     assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9: nothing listens there" in ran.stderr
 
 
+@pytest.mark.slow
 def test_after_a_mistake_the_same_run_id_takes_the_mended_spec_and_mlflow_names_the_bad_pictures(
     home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

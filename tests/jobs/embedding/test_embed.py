@@ -82,6 +82,7 @@ def test_rows_stand_in_the_order_of_the_listing_with_labels_and_the_vectors_of_t
     assert not reference.with_name("photos.parquet.skipped.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_on_ray_write_the_same_file_as_one_without(
     embed: Embed, encoder: Path, photos: Path, reference: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ def ray_head() -> Iterator[RayHead]:
         yield head
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Each place that a backend starts jobs at."""
     if request.param == "local":

@@ -84,6 +84,7 @@ def test_damaged_encoders_do_not_pass(uri: str, home: Path) -> None:
     assert History("damaged", uri).entries() == []
 
 
+@pytest.mark.slow
 def test_an_encoder_that_computes_something_else_than_at_registration_does_not_pass(uri: str, home: Path) -> None:
     register_random(uri, "other", seed=0)
     register_random(uri, "other", seed=1)
@@ -93,6 +94,7 @@ def test_an_encoder_that_computes_something_else_than_at_registration_does_not_p
         promote("other/1", reason="looks good", who="ann", uri=uri)
 
 
+@pytest.mark.slow
 def test_an_exported_model_that_takes_other_pictures_does_not_pass(uri: str, home: Path) -> None:
     register_random(uri, "mismatched", seed=0)
     file = artifacts_of(home, "mismatched", 1, "MLmodel", uri)
