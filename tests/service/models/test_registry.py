@@ -133,14 +133,14 @@ def test_two_promotions_at_once_one_wins_and_the_other_is_told(uri: str, home: P
 
 @pytest.mark.slow
 def test_a_process_that_ended_before_the_alias_moved_is_made_up_for(uri: str) -> None:
-    register_random(uri, "half", seed=0, knn=60)
-    register_random(uri, "half", seed=1, knn=61)
-    register_random(uri, "half", seed=2, knn=62)
-    promote("half/1", reason="first", who="ann", uri=uri)
-    History("half", uri).append(Entry("promote", 2, 1, "then the machine went down", "ann"), after=1)
-    assert champion("half", uri) == 1
+    register_random(uri, "undone", seed=0, knn=60)
+    register_random(uri, "undone", seed=1, knn=61)
+    register_random(uri, "undone", seed=2, knn=62)
+    promote("undone/1", reason="first", who="ann", uri=uri)
+    History("undone", uri).append(Entry("promote", 2, 1, "then the machine went down", "ann"), after=1)
+    assert champion("undone", uri) == 1
     notes: list[str] = []
-    assert promote("half/3", reason="better", who="ben", uri=uri, say=notes.append).entry.previous == 2
+    assert promote("undone/3", reason="better", who="ben", uri=uri, say=notes.append).entry.previous == 2
     assert "making it now" in notes[0]
 
 
