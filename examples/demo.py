@@ -32,7 +32,7 @@ def main(source: str) -> int:
         changes = [] if source == "digits" else changes_for(train, valid, test)
         held_out = test
     overrides = [word for change in changes for word in ("--set", change)]
-    reco("pretrain", SPEC, *overrides)
+    reco("pretrain", SPEC, "--yes", *overrides)
     files = {name: DEMO / name for name in ("embeddings.parquet", "neighbours.png", "map.png")}
     pictures = held_out[0] if len(held_out) == 1 else held_out[-1]
     out, sheet, chart = map(str, files.values())

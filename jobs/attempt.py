@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import tempfile
 import threading
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from jobs.tracking.runs import MetricSender, TrackedRun
 from jobs.training.ranks import Ranks, pick_device
 from jobs.training.recorder import Recorder
 from jobs.training.run import run
+
+_log = logging.getLogger("reco.attempt")
 
 Work = Callable[[RunSpec, RunFolder, Ranks, Recorder | None], object]
 """What every worker does; it can be sent to another process, as a module's function or a partial of one."""
@@ -80,6 +83,11 @@ class Attempt:
         return any(isinstance(cause, UnreachableError) for cause in _causes(self.error))
 
     @property
+    def fenced(self) -> FencedError | None:
+        """What its workers were told when a newer attempt took the run over, if one did."""
+        return next((cause for cause in _causes(self.error) if isinstance(cause, FencedError)), None)
+
+    @property
     def cause(self) -> str:
         """What ended it, in a line."""
         causes = [line for cause in _causes(self.error) for line in str(cause).splitlines()[-1:]]
@@ -123,6 +131,7 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(spec.scale.cpus_per_worker)
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), pick_device(context.get_local_rank()))
+    _log.info("rank %d of %d of run %s is on %s", ranks.rank, ranks.world_size, run_id, socket.gethostname())
     with contextlib.ExitStack() as stack:
         sender = None
         tracked: TrackedRun | None = config["tracked"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import ray
 
 from jobs.errors import UserError
+from jobs.job_folder import SUBMISSION_VARIABLE
 from jobs.spec import RunSpec, ScaleSpec
 
 _ANSWER_S = 2.0
@@ -29,6 +30,7 @@ def connected(spec: RunSpec) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "60")
     address = os.environ.get("RAY_ADDRESS", "local")
+    handed_on = _handed_on()
     try:
         if address == "local":
             ray.init(
@@ -36,10 +38,11 @@ def connected(spec: RunSpec) -> Iterator[None]:
                 include_dashboard=True,  # Ray Train frees its placement groups by asking the dashboard
                 object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,
+                runtime_env=handed_on,
             )
         else:
             check_address(address)
-            ray.init(address=address, logging_level=logging.WARNING)
+            ray.init(address=address, logging_level=logging.WARNING, runtime_env=handed_on)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address}: {error}",
@@ -50,6 +53,16 @@ def connected(spec: RunSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _handed_on() -> dict[str, dict[str, str]] | None:
+    """What workers on all hosts find in their environment: the attempt that their failures are signed with."""
+    submission = os.environ.get(SUBMISSION_VARIABLE)
+    if submission is None:
+        return None
+    # A Ray job has its variables handed on by Ray, which takes the same one given twice for a conflict.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+    return {"env_vars": {SUBMISSION_VARIABLE: submission}}
 
 
 @dataclass(frozen=True)

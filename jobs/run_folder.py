@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
 from jobs.errors import RecoError, UserError
@@ -64,6 +65,32 @@ class Stall(TypedDict):
     stacks: str
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint of another run that a fork begins with.
+
+    Attributes:
+        url: The other run's folder.
+        run_id: The other run.
+        step: Its steps until then.
+        sha256: Of that checkpoint's state.
+        weights: Key of the copy of its encoders in the fork's own folder.
+        weights_sha256: Of that copy.
+    """
+
+    url: str
+    run_id: str
+    step: int
+    sha256: str
+    weights: str
+    weights_sha256: str
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """As the attempts, the run in MLflow and the registered encoder note it."""
+        return {"forked_from": self.run_id, "forked_step": str(self.step), "forked_sha256": self.sha256}
+
+
 class RunFolder(JobFolder):
     """Names and reads what a run keeps.
 
@@ -103,6 +130,17 @@ class RunFolder(JobFolder):
     def spec(self) -> RunSpec:
         """The spec the run was started with."""
         return parse_spec(self.storage.read("spec.yaml").decode(), source=f"{self.url}/spec.yaml")
+
+    def keep_origin(self, origin: Origin) -> Origin:
+        """Note what the run begins with; returns what was noted first."""
+        if self.storage.create("origin.json", json.dumps(asdict(origin), indent=1).encode()):
+            return origin
+        return self.origin() or origin
+
+    def origin(self) -> Origin | None:
+        """What the run begins with, or None where it is no fork."""
+        origin = self._json("origin.json")
+        return None if origin is None else Origin(**origin)
 
     def write_progress(self, progress: Progress) -> None:
         """Say how far the run is."""

@@ -37,6 +37,7 @@ def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun | None, *, work:
         work: What the workers do.
 
     Raises:
+        FencedError: Somebody else has begun to train the run, and goes on.
         RecoError: The run has failed for good, or more often than the spec allows without a new checkpoint between.
     """
     restarts = Restarts(spec.scale.max_restarts)
@@ -48,6 +49,8 @@ def train(spec: RunSpec, folder: RunFolder, tracked: TrackedRun | None, *, work:
         _log.info("placing %d workers", workers)
         with Attempt(spec, folder, tracked, workers=workers, work=work) as attempt:
             pause = _watch(spec, folder, attempt)
+        if (fenced := attempt.fenced) is not None:  # looked at first: what the folder says is not of this attempt
+            raise fenced
         if (permanent := folder.failure()) is not None:
             raise permanent from attempt.error
         if attempt.error is None:

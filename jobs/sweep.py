@@ -9,13 +9,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jobs.checkpoints.fence import Fence
+from jobs.checkpoints.fence import Fence, FencedError
 from jobs.cluster import connected
 from jobs.errors import RecoError
 from jobs.job_folder import Outcome, failed
 from jobs.loading.process import LoaderProcess
 from jobs.pretrain import pretrain
-from jobs.signals import stop_on_signal
+from jobs.signals import stop_on_signal, stop_passed_on
 from jobs.spec import Sweep, load_sweep
 from jobs.sweeps.children import close_runs
 from jobs.sweeps.folder import SweepFolder
@@ -52,6 +52,9 @@ def main() -> int:
         outcome = carry_out(sweep, folder, home=arguments.home)
         if arguments.then_full and outcome["status"] == "succeeded":
             outcome |= train_best(sweep, folder, home=arguments.home)
+    except FencedError as error:
+        _log.error("%s", error)
+        return error.exit_code  # the folder is the newer attempt's, which says how it ended
     except RecoError as error:
         _log.error("%s", error)
         outcome = failed(error)
@@ -94,6 +97,8 @@ def carry_out(sweep: Sweep, folder: SweepFolder, *, home: Path) -> Outcome:
                     f"no trial of sweep {folder.sweep_id} came to its end: {why}",
                     hint="Its log has more; `reco sweep show` lists what became of each.",
                 )
+        except FencedError:
+            raise  # to MLflow it is under way, by the newer attempt
         except BaseException:
             tracked.finish("FAILED")
             raise
@@ -116,7 +121,10 @@ def train_best(sweep: Sweep, folder: SweepFolder, *, home: Path) -> Outcome:
     run.begin_attempt()
     _log.info("trial %d is the best; training it in full as run %s", best.number, run.run_id)
     try:
-        ended = pretrain(spec, run, home=home, lineage={"sweep": folder.sweep_id, "trial": str(best.number)})
+        with stop_passed_on(folder.stop_requested, run.request_stop):
+            ended = pretrain(spec, run, home=home, lineage={"sweep": folder.sweep_id, "trial": str(best.number)})
+    except FencedError:
+        raise
     except RecoError as error:
         run.write_outcome(failed(error))
         raise

@@ -21,13 +21,15 @@ class CheckpointError(RecoError):
     """A checkpoint exists and cannot be used."""
 
 
-def load_newest(storage: Storage, *, spec_hash: str, dataset_hash: str) -> tuple[Manifest, dict[str, Any]] | None:
+def load_newest(
+    storage: Storage, *, spec_hash: str | None, dataset_hash: str | None
+) -> tuple[Manifest, dict[str, Any]] | None:
     """The newest checkpoint of a run that is whole, its state on the CPU, or None where there is none.
 
     Args:
         storage: The run's folder.
-        spec_hash: Hash of the spec that the run is continued with.
-        dataset_hash: Hash of the index of its data now.
+        spec_hash: Hash of the spec that the run is continued with; None takes any.
+        dataset_hash: Hash of the index of its data now; None takes any.
 
     Raises:
         CheckpointError: If it belongs to another spec or other data, or if all that exist are damaged.
@@ -38,7 +40,7 @@ def load_newest(storage: Storage, *, spec_hash: str, dataset_hash: str) -> tuple
             ("spec", spec_hash, manifest.spec_hash),
             ("data index", dataset_hash, manifest.dataset_hash),
         ):
-            if expected != found:
+            if expected not in (None, found):
                 raise CheckpointError(
                     f"checkpoint {storage.url}/{folder_of(manifest.step)} was made with another {what} "
                     f"({found}, now {expected}).",

@@ -300,6 +300,16 @@ class RunSpec(Section):
         """Workers below which the run waits rather than go on."""
         return self.scale.workers if self.scale.min_workers is None else self.scale.min_workers
 
+    @property
+    def encoder_options(self) -> dict[str, object]:
+        """All options that decide which weights there are, by path."""
+        return {
+            "encoder.name": self.encoder.name,
+            "encoder.stem": self.encoder.stem,
+            "encoder.width": self.encoder.width,
+            "method.projection_dim": self.method.projection_dim,
+        }
+
     def workers_that_fit(self, room: int) -> int:
         """The most workers the run may have where `room` can be placed; 0 where it must wait."""
         counts = range(self.fewest_workers, min(self.scale.workers, room) + 1)

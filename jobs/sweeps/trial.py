@@ -12,6 +12,7 @@ from typing import Any
 
 import ray.tune
 
+from jobs.checkpoints.fence import FencedError
 from jobs.errors import RecoError
 from jobs.job_folder import failed
 from jobs.run_folder import Probe, Record, RunFolder
@@ -98,7 +99,7 @@ def _carry_out_run(
     )
     if folder.stop_requested():  # between two looks of whoever asks the runs
         run_folder.request_stop()
-    status: Status = "FAILED"
+    status: Status | None = "FAILED"
     try:
         result = run_folder.result()
         if result is None:
@@ -117,11 +118,15 @@ def _carry_out_run(
             stopped_early = trials_of(folder.ledger().events())[number].stopping
             status = "FINISHED" if stopped_early else "KILLED"
             run_folder.write_outcome({"status": "stopped", "exit_code": 0})
+    except FencedError:
+        status = None  # folder and MLflow run are the newer attempt's
+        raise
     except RecoError as error:
         run_folder.write_outcome(failed(error))
         raise
     finally:
-        tracked.finish(status)
+        if status is not None:
+            tracked.finish(status)
 
 
 def _judged(

@@ -2,7 +2,7 @@
 
 Tune stops a trial by killing its process, which leaves the workers of a Ray Train run and their placement group behind
 until a cleaner has asked the dashboard about them. So no trial is ever stopped by Tune: its run is asked to save and
-return, as `reco stop` does, and the trial ends by itself.
+return, as `reco sweep stop` does, and the trial ends by itself.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from jobs.checkpoints.fence import FencedError
 from jobs.errors import RecoError
 from jobs.sweeps.folder import SweepFolder
 from jobs.sweeps.ledger import Trial
@@ -240,7 +241,8 @@ class _Watch:
                     closing.because(why)
                 if folder.stop_requested():
                     closing.because("it was asked to")
-                if closing:
+                # Where a newer attempt has the sweep, its runs are no longer ours to stop.
+                if closing and not isinstance(closing.error, FencedError):
                     self._ask_runs()
             except (RecoError, OSError) as error:
                 _log.warning("the sweep's folder does not answer: %s", error)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jobs.checkpoints.fork import Encoders
 from jobs.reco import ReCo, ReCoConfig, StepOutput, StepViews
 from jobs.training.ranks import Ranks
 from jobs.training.timing import Phase
@@ -112,6 +113,11 @@ class Learner:
         """Take up what `state` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def begin_with(self, encoders: Encoders) -> None:
+        """Take up the encoders of another run; queues and optimizer stay new."""
+        self.model.query_encoder.load_state_dict(encoders["query"])
+        self.model.key_encoder.load_state_dict(encoders["key"])
 
     @torch.no_grad()
     def _make_views(self, pictures: Pictures, epoch: int, sample_ids: Integers) -> StepViews:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from jobs.checkpoints.fork import load_encoders
 from jobs.checkpoints.load import load, load_newest
 from jobs.checkpoints.pace import Pace
 from jobs.checkpoints.saver import Saver
@@ -284,12 +285,17 @@ class Trainer:
                 self.saver.save(state, step=self.step, records=self.reporter.take_records())
 
     def restore(self) -> None:
-        """Take up the newest whole checkpoint, if there is one: the one that the first rank finds, on all ranks."""
+        """Take up the newest whole checkpoint, if there is one: the one that the first rank finds, on all ranks.
+
+        Where there is none, a fork begins with the encoders of the run it comes from.
+        """
         found = None
         if self.ranks.is_first:
             found = load_newest(self.folder.storage, spec_hash=self.spec.hash, dataset_hash=self.data.train.hash)
         step = self.ranks.from_first(found[0].step if found else 0)
         if step == 0:
+            if (origin := self.folder.origin()) is not None:
+                self.learner.begin_with(load_encoders(self.folder, origin))
             return
         state = found[1] if found else load(self.folder.storage, step)
         self.learner.load_state(state)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 
 from jobs.checkpoints.fence import Fence
 from jobs.checkpoints.saver import Saver
+from jobs.job_folder import SUBMISSION_VARIABLE
 from jobs.loading.process import LoaderProcess
 from jobs.run_folder import RunFolder
 from jobs.spec import RunSpec
@@ -34,7 +36,7 @@ def run(
         The final results, or None when the run saved and stopped because it was asked to.
     """
     numerics = set_numerics(ranks.device, precision=spec.train.precision)
-    fence = Fence.take(folder.storage, {"workers": ranks.world_size, **numerics}) if ranks.is_first else None
+    fence = Fence.take(folder.storage, _about(folder, ranks) | numerics) if ranks.is_first else None
     heartbeat = Heartbeat(folder, fence=fence)
     with (
         Watchdog(folder, rank=ranks.rank, limit_s=60 * spec.scale.stall_minutes) as watchdog,
@@ -65,3 +67,13 @@ def run(
             folder.write_result(results)
         trainer.reporter.progress("done", trainer.step)
     return results
+
+
+def _about(folder: RunFolder, ranks: Ranks) -> dict[str, str | int]:
+    """What to note of an attempt besides what it computes with: workers, the service's name for it, what it forks."""
+    about: dict[str, str | int] = {"workers": ranks.world_size}
+    if submission := os.environ.get(SUBMISSION_VARIABLE):
+        about["submission"] = submission
+    if (origin := folder.origin()) is not None:
+        about |= origin.lineage
+    return about

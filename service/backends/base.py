@@ -129,3 +129,20 @@ class Backend(ABC):
         Raises:
             UnreachableBackendError: No answer.
         """
+
+    def kept(self) -> Sequence[str]:
+        """Ids of the jobs of which something lies about here until it is removed; none where that clears up itself.
+
+        Raises:
+            UnreachableBackendError: No answer.
+        """
+        return ()
+
+    def forget(self, submission_id: str) -> None:  # noqa: B027 - only who keeps something has something to forget
+        """Remove what is kept of a job that has ended: its record, its log, and the knowledge that its id is taken.
+
+        A job that runs is left as it is, and one that is absent is no mistake.
+
+        Raises:
+            UnreachableBackendError: No answer.
+        """

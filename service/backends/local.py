@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,19 @@ class LocalBackend(Backend):
                 if not (ended and file.tell() >= os.fstat(file.fileno()).st_size):
                     data = data[: data.rfind(b"\n") + 1]
         return LogPart(data, offset + len(data))
+
+    def kept(self) -> list[str]:
+        """See `Backend.kept`."""
+        with self._reached():
+            return sorted(each.name for each in self._folder.iterdir() if _ID.fullmatch(each.name) and each.is_dir())
+
+    def forget(self, submission_id: str) -> None:
+        """See `Backend.forget`."""
+        folder = self._folder_of(submission_id)
+        if not folder.is_dir() or not self.look(submission_id).ended:
+            return
+        with self._reached():
+            shutil.rmtree(folder)
 
     def _start(self, folder: Path, lock: int, job: Job) -> None:
         command = [sys.executable, "-I", "-S", local_wrapper.__file__, str(folder), str(lock), str(self._grace_s)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -12,15 +13,21 @@ from rich.text import Text
 
 from jobs.errors import RecoError
 from service.cli import output
-from service.cli.live import SECONDS_BETWEEN_LINES, clock, line_of
+from service.cli.live import SECONDS_BETWEEN_LINES, Line, LiveRun, clock, conditions_of, line_of, waiting
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import RenderableType
+    from rich.table import Table
 
     from jobs.spec import Sweep
     from jobs.sweeps.folder import SweepFolder
     from jobs.sweeps.ledger import Trial
+    from service.contract.interface import Runs
+    from service.contract.messages import RunView, SweepBoard
 
+_BOARD_EVERY_S = 3.0
 _STYLES = {"finished": None, "running": "cyan", "stopped early": "dim", "failed": "red"}
 
 
@@ -104,26 +111,26 @@ class Leaderboard:
         return f"{progress['phase']}, epoch {progress['epoch']:.1f}/{progress['epochs']}"
 
     def _table(self, trials: list[Trial], where: dict[int, str]) -> RenderableType:
-        from jobs.sweeps.ledger import best_of, ranked
+        from jobs.sweeps.ledger import ranked
+        from service.contract.messages import SweepBoard, TrialView
 
-        mode, names = self._sweep.spec.objective.mode, short_names(list(self._sweep.space))
-        best = best_of(trials, mode=mode)
-        table = output.table("Trial", "State", self._sweep.metric, "Epochs", *names.values())
-        for trial in ranked(trials, mode=mode):
-            state = where.get(trial.number, trial.status)
-            if trial.reason:
-                state += f": {trial.reason}"
-            style = "bold green" if trial is best else _STYLES[trial.status]
-            cells = [
-                f"{trial.number}",
-                state,
-                "" if trial.objective is None else f"{trial.objective:.2f}",
-                f"{trial.epoch or ''}",
-            ]
-            cells += [_shown(trial.values[path]) for path in names]
-            table.add_row(*map(Text, cells), style=style)
+        mode, metric = self._sweep.spec.objective.mode, self._sweep.metric
+        views = [
+            TrialView(
+                number=trial.number,
+                state=where.get(trial.number, trial.status),
+                values={path: trial.values[path] for path in self._sweep.space},
+                objective=trial.objective,
+                epochs=trial.epoch,
+                reason=trial.reason,
+            )
+            for trial in ranked(trials, mode=mode)
+        ]
+        board = SweepBoard(
+            sweep_id=self._folder.sweep_id, metric=metric, mode=mode, wanted=self._sweep.trials, trials=views
+        )
         full = self._full_run(trials)
-        return Group(Text(self._headline(trials), style="bold"), table, *([Text(full)] if full else []))
+        return Group(Text(self._headline(trials), style="bold"), table_of(board), *([Text(full)] if full else []))
 
     def _full_run(self, trials: list[Trial]) -> str:
         """How far the run that trains the best configuration in full is; empty where none is under way."""
@@ -149,6 +156,68 @@ class Leaderboard:
                 left = (self._sweep.trials - len(ended)) * mean / max(running, 1)
                 parts.append(f"about {clock(left)} left")
         return " · ".join(parts)
+
+
+class LiveBoard(LiveRun):
+    """Shows the leaderboard of a sweep that the service carries out.
+
+    Args:
+        runs: Where it is asked for.
+        since: When it was started.
+    """
+
+    def __init__(self, runs: Runs, *, since: datetime) -> None:
+        super().__init__(since=since)
+        self._runs = runs
+        self._board: SweepBoard | None = None
+        self._asked = -math.inf
+
+    def picture(self, run: RunView) -> RenderableType:
+        """See `LiveRun.picture`."""
+        board = self._latest(run)
+        held = [Text(words, style="yellow") for words in conditions_of(run)]
+        if board is None or not board.trials:
+            return Group(Text(f"{run.state} · {waiting(run)}"), *held)
+        return Group(Text(f"{headline_of(board)} · {run.state}", style="bold"), table_of(board), *held)
+
+    def line(self, run: RunView) -> Line | None:
+        """See `LiveRun.line`."""
+        board = self._latest(run)
+        if board is None or not board.trials:
+            return None
+        words = headline_of(board)
+        return Line(run.state, words, f"{words} · {clock(self.elapsed())} gone")
+
+    def _latest(self, run: RunView) -> SweepBoard | None:
+        # Its ledger is read for each: a storage is not asked as often as a terminal is painted.
+        if run.state.is_final or time.monotonic() - self._asked > _BOARD_EVERY_S:
+            self._board = self._runs.board(run.id)
+            self._asked = time.monotonic()
+        return self._board
+
+
+def headline_of(board: SweepBoard) -> str:
+    """How many trials are done, and the best."""
+    running = sum(trial.state == "running" for trial in board.trials)
+    parts = [f"{len(board.trials) - running} of {board.wanted} trials done"]
+    best = next((trial for trial in board.trials if trial.state == "finished"), None)
+    if best is not None:
+        parts.append(f"best {best.objective:.2f} (trial {best.number})")
+    return " · ".join(parts)
+
+
+def table_of(board: SweepBoard) -> Table:
+    """The trials as they are ranked; the first that came to its end is the best."""
+    names = short_names(list(board.trials[0].values) if board.trials else [])
+    table = output.table("Trial", "State", board.metric, "Epochs", *names.values())
+    best = next((trial.number for trial in board.trials if trial.state == "finished"), None)
+    for trial in board.trials:
+        state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
+        style = "bold green" if trial.number == best else _STYLES.get(trial.state, _STYLES["running"])
+        cells = [str(trial.number), state, "" if trial.objective is None else f"{trial.objective:.2f}"]
+        cells += [f"{trial.epochs:.0f}" if trial.epochs else "", *(_shown(trial.values[path]) for path in names)]
+        table.add_row(*map(Text, cells), style=style)
+    return table
 
 
 def short_names(paths: list[str]) -> dict[str, str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from rich.console import Group
 from rich.live import Live
@@ -12,36 +15,48 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jobs.errors import RecoError
 from service.cli import output
+from service.runs.states import State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from jobs.run_folder import Progress, RunFolder
+    from jobs.run_folder import Progress
+    from service.contract.messages import RunView
 
 SECONDS_BETWEEN_LINES = 10.0
 TERMS = {"loss": "loss", "contrast": "contrast", "global_relation": "global", "local_relation": "local"}
 
 
-class LiveRun:
-    """Shows the progress record of a run.
+class Line(NamedTuple):
+    """A line where there is no terminal.
 
-    Args:
-        folder: The run's folder.
-        since: When the run was started, in seconds since the epoch.
+    Attributes:
+        phase: The first line of one is printed at once, and others now and then.
+        place: Where the run is: the same is not printed again.
+        words: What is printed.
     """
 
-    def __init__(self, folder: RunFolder, *, since: float) -> None:
-        self._folder = folder
+    phase: str
+    place: object
+    words: str
+
+
+class LiveRun:
+    """Shows how far a run is.
+
+    Args:
+        since: When it was started, for the time that is gone.
+    """
+
+    def __init__(self, *, since: datetime) -> None:
         self._since = since
         self._console = output.progress()
         self._terminal = self._console.is_terminal
-        self._live = Live(console=self._console, refresh_per_second=4, transient=False)
-        self._printed: tuple[str, int] = ("", -1)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._printed = Line("", None, "")
         self._printed_at = 0.0
-        self._planned = False
-        self._blind = False
+        self._plan = ""
 
     def __enter__(self) -> Self:
         if self._terminal:
@@ -54,52 +69,91 @@ class LiveRun:
         if self._terminal:
             self._live.stop()
 
-    def refresh(self) -> None:
-        """Read the record and show it; where it cannot be read, the run goes on unseen, which is said once."""
-        try:
-            progress = self._folder.progress()
-        except RecoError as error:
-            if not self._blind:
-                self.say(f"progress cannot be read at the moment: {error.message}")
-            self._blind = True
-            return
-        self._blind = False
-        if progress is None:
-            return
-        if "plan" in progress and not self._planned:
-            self._planned = True
-            self._console.print(Text(progress["plan"]))
+    def show(self, run: RunView) -> None:
+        """Show the run as it is now."""
+        progress = progress_of(run)
+        plan = progress.get("plan", self._plan) if progress is not None else self._plan
+        if plan != self._plan:
+            self._plan = plan
+            self._console.print(Text(plan))
         if self._terminal:
-            self._live.update(self._picture(progress))
-        else:
-            self._print_now_and_then(progress)
+            self._live.update(self.picture(run))
+        elif (line := self.line(run)) is not None:
+            self._print_now_and_then(line)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, style: str = "yellow") -> None:
         """Print a note above the live line."""
-        self._console.print(Text(text, style="yellow"))
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def _picture(self, progress: Progress) -> RenderableType:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the line away, as long as somebody is asked something."""
+        if not self._terminal:
+            yield
+            return
+        self._live.stop()
+        yield
+        self._live.start()
+
+    def picture(self, run: RunView) -> RenderableType:
+        """The run as it is shown in a terminal."""
+        held = [Text(f"  {words}", style="yellow") for words in conditions_of(run)]
+        progress = progress_of(run)
+        if progress is None:
+            return Group(Text(f"{run.state} · {waiting(run)}"), *held)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             Text(progress["phase"], style="bold"),
             ProgressBar(total=max(progress.get("total_steps", 1), 1), completed=progress["step"], width=40),
-            Text(line_of(progress, elapsed=time.time() - self._since, phase=False)),
+            Text(line_of(progress, elapsed=self.elapsed(), phase=False)),
         )
         health = progress.get("health", "")
         style = "green" if health == "healthy" else "yellow"
-        return Group(bar, Text(f"  {terms_of(progress)}"), Text(f"  {health}", style=style))
+        below = [
+            Text(f"  {words}", style=style) for words, style in ((terms_of(progress), ""), (health, style)) if words
+        ]
+        return Group(bar, *below, *held)
 
-    def _print_now_and_then(self, progress: Progress) -> None:
-        now = (progress["phase"], progress["step"])
-        if now == self._printed:
+    def line(self, run: RunView) -> Line | None:
+        """The run where there is no terminal; None while there is nothing to say that its events do not say."""
+        progress = progress_of(run)
+        if progress is None:
+            return None
+        parts = (line_of(progress, elapsed=self.elapsed()), terms_of(progress), progress.get("health", ""))
+        phase = progress["phase"]
+        return Line(phase, (phase, progress["step"]), "  ".join(part for part in parts if part))
+
+    def elapsed(self) -> float:
+        """Seconds since it was started."""
+        return max((datetime.now(UTC) - self._since).total_seconds(), 0.0)  # the service's clock may be ahead
+
+    def _print_now_and_then(self, line: Line) -> None:
+        if line.place == self._printed.place:
             return
-        if now[0] == self._printed[0] and time.monotonic() - self._printed_at < SECONDS_BETWEEN_LINES:
+        if line.phase == self._printed.phase and time.monotonic() - self._printed_at < SECONDS_BETWEEN_LINES:
             return
-        self._printed, self._printed_at = now, time.monotonic()
-        line = line_of(progress, elapsed=time.time() - self._since)
-        self._console.print(
-            Text("  ".join(part for part in (line, terms_of(progress), progress.get("health", "")) if part))
-        )
+        self._printed, self._printed_at = line, time.monotonic()
+        self._console.print(Text(line.words), soft_wrap=True)
+
+
+def progress_of(run: RunView) -> Progress | None:
+    """What a run's attempt said last of how far it is; None where none is at work, or it has said nothing yet."""
+    if run.state not in (State.RUNNING, State.STOPPING) or not {"phase", "step"} <= (run.progress or {}).keys():
+        return None
+    return cast("Progress", run.progress)
+
+
+def waiting(run: RunView) -> str:
+    """What a run waits for that says nothing of its progress."""
+    if run.state is State.RECOVERING and run.due is not None:
+        left = (run.due - datetime.now(UTC)).total_seconds()
+        return f"next attempt {f'in {clock(left)}' if left > 0 else 'now'}"
+    return run.reason
+
+
+def conditions_of(run: RunView) -> list[str]:
+    """What is known about a run that decides nothing, and since when."""
+    return [f"! {condition} since {since.astimezone():%H:%M}" for condition, since in run.conditions.items()]
 
 
 def line_of(progress: Progress, *, elapsed: float | None = None, phase: bool = True) -> str:
@@ -123,9 +177,15 @@ def terms_of(progress: Progress) -> str:
     """The loss terms and the latest k-NN."""
     metrics = progress.get("metrics", {})
     shown = [f"{label} {metrics[f'train/{name}']:.3f}" for name, label in TERMS.items() if f"train/{name}" in metrics]
-    if "valid/knn" in metrics:
-        shown.append(f"k-NN {metrics['valid/knn']:.1f} %")
+    if (knn := knn_of(progress)) is not None:
+        shown.append(f"k-NN {knn:.1f} %")
     return " ".join(shown)
+
+
+def knn_of(progress: Progress) -> float | None:
+    """The latest k-NN accuracy, in per cent; None before the first probe, or without labels."""
+    judged = [progress.get("metrics", {}), *(probe["metrics"] for probe in progress.get("probes", []))]
+    return next((metrics["valid/knn"] for metrics in reversed(judged) if "valid/knn" in metrics), None)
 
 
 def clock(seconds: float) -> str:

@@ -20,11 +20,13 @@ from service.cli.evaluate import evaluate
 from service.cli.models import app as models
 from service.cli.pretrain import pretrain
 from service.cli.runs import app as runs
-from service.cli.runs import stop
 from service.cli.search import search
 from service.cli.serve import serve
 from service.cli.spec import app as spec
+from service.cli.stack import down, up
 from service.cli.sweep import app as sweep
+from service.cli.tokens import app as tokens
+from service.cli.top import top
 from service.cli.tracking import app as tracking
 
 INTERRUPTED = 130
@@ -91,7 +93,7 @@ def reco(
 
 
 app.command()(pretrain)
-app.command()(stop)
+app.command()(top)
 app.command("eval")(evaluate)
 app.command()(embed)
 app.command()(search)
@@ -102,6 +104,9 @@ app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.add_typer(spec, name="spec")
 app.add_typer(tracking, name="tracking")
+app.add_typer(tokens, name="tokens")
+app.command()(up)
+app.command()(down)
 app.command()(doctor)
 
 

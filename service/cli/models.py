@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli import output
 from service.cli.compare import compare_models
+from service.cli.connect import service
 from service.cli.export import export
-from service.cli.home import tracking
 from service.cli.options import AsJson
 from service.cli.promotion import history, promote, rollback
 
 if TYPE_CHECKING:
-    from jobs.tracking.models import EncoderVersion
+    from service.contract.messages import ModelView
 
 app = typer.Typer(no_args_is_help=True, help="List registered encoders, compare, promote and export them.")
 
@@ -27,9 +27,8 @@ def list_(as_json: AsJson = False) -> None:
     Examples:
     - `reco models list`
     """
-    from jobs.tracking.models import list_models
-
-    versions = list_models(tracking())
+    with service() as reco:
+        versions = reco.models.versions()
     if as_json:
         output.emit([_as_dict(each) for each in versions])
         return
@@ -61,21 +60,14 @@ def show(
 
     - `reco models show digits-encoder@candidate --json`
     """
-    from jobs.tracking.models import show_model
-
-    details = show_model(reference, tracking())
-    version = details.version
+    with service() as reco:
+        version = reco.models.show(reference)
     if as_json:
-        content = {
-            "encoder": details.config,
-            "preprocessing": details.preprocessing,
-            "files": details.files,
-            "card": details.card,
-        }
-        output.emit(_as_dict(version) | content)
+        output.emit(_as_dict(version))
         return
+    name = f"{version.name}/{version.version}"
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
-    output.say(f"{version.reference}{aliases}", style="bold")
+    output.say(f"{name}{aliases}", style="bold")
     origin = {
         "created": _local(version),
         "run": version.run_id,
@@ -89,13 +81,13 @@ def show(
     for each in version.evaluations:
         figures = {name: f"{value:.4g}" for name, value in each.metrics.items()}
         _section(f"Probe {each.probe}: {each.data} ({each.when})", figures)
-    _section("Encoder", details.config)
-    _section("Preprocessing", details.preprocessing)
+    _section("Encoder", version.encoder)
+    _section("Preprocessing", version.preprocessing)
     _section("Origin", origin)
-    _section("Files", {path: _size(size) for path, size in details.files.items()})
+    _section("Files", {path: _size(size) for path, size in version.files.items()})
     output.say("")
-    output.say(f"Next: reco embed {version.reference} PICTURES -o embeddings.parquet")
-    output.say(f'      reco models promote {version.reference} --reason "…"')
+    output.say(f"Next: reco embed {name} PICTURES -o embeddings.parquet")
+    output.say(f'      reco models promote {name} --reason "…"')
 
 
 app.command("compare")(compare_models)
@@ -105,7 +97,7 @@ app.command()(history)
 app.command()(export)
 
 
-def _section(heading: str, rows: dict[str, object] | dict[str, str]) -> None:
+def _section(heading: str, rows: Mapping[str, object]) -> None:
     output.say("")
     output.say(heading, style="bold")
     width = max(map(len, rows), default=0)
@@ -114,26 +106,11 @@ def _section(heading: str, rows: dict[str, object] | dict[str, str]) -> None:
         output.say(f"  {name:<{width}}  {text}")
 
 
-def _as_dict(version: EncoderVersion) -> dict[str, object]:
-    return {
-        "name": version.name,
-        "version": version.version,
-        "aliases": list(version.aliases),
-        "knn": version.knn,
-        "created": version.created.isoformat(),
-        "run_id": version.run_id,
-        "mlflow_run_id": version.mlflow_run_id,
-        "metrics": version.metrics,
-        "dataset_hash": version.dataset_hash,
-        "spec_hash": version.spec_hash,
-        "code": version.code,
-        "lineage": version.lineage,
-        "evaluations": [asdict(each) for each in version.evaluations],
-        "url": version.url,
-    }
+def _as_dict(version: ModelView) -> dict[str, object]:
+    return version.model_dump(mode="json") | {"created": version.created.isoformat()}
 
 
-def _local(version: EncoderVersion) -> str:
+def _local(version: ModelView) -> str:
     return version.created.astimezone().strftime("%Y-%m-%d %H:%M")
 
 

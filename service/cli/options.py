@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.cli.home import home
 
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
+MaybeRun = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="The run's id; the newest run if not given.", show_default=False)
+]
+SweepFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep's spec, a YAML file.", show_default=False)]
 StorageOption = Annotated[
     str | None,
     typer.Option(
@@ -20,6 +26,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change an option, the value in YAML; may be repeated."),
 ]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", "-d", help="Do not follow it; print its id. `reco runs logs ID -f` follows it later."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ProjectOption = Annotated[str, typer.Option("--project", help="The project that the run is of.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

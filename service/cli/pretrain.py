@@ -1,86 +1,131 @@
-"""`reco pretrain`: start a run in the foreground, show how it goes, and say what it gave."""
+"""`reco pretrain`: show what will happen, ask, start it, and follow it to its end."""
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli import foreground, output
-from service.cli.child import python
-from service.cli.home import home
-from service.cli.options import Overrides, StorageOption, set_flags, storage_of
+from jobs.errors import UserError
+from service.cli import connect, output
+from service.cli.options import Detach, Overrides, ProjectOption, StorageOption, Yes
+from service.runs.errors import UnknownRunError
+from service.runs.states import State
+
+if TYPE_CHECKING:
+    from jobs.spec import RunSpec
+    from service.contract.interface import Runs
+    from service.contract.messages import RunDetails, RunView
 
 
 def pretrain(
     spec: Annotated[Path, typer.Argument(help="The run's spec, a YAML file.", metavar="SPEC")],
     overrides: Overrides = None,
     run_id: Annotated[
-        str | None, typer.Option("--run-id", help="Name a new run, or continue the one of that id.")
+        str | None, typer.Option("--run-id", help="Name a new run, or go on with the one of that id.")
     ] = None,
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and start nothing.")] = False,
+    detach: Detach = False,
+    project: ProjectOption = "default",
     storage: StorageOption = None,
 ) -> None:
-    """Pretrain an encoder, in the foreground, on this machine or on the cluster at `RAY_ADDRESS`.
+    """Pretrain an encoder: show the plan, ask, start the run, and follow it to its end.
 
-    Ctrl-C saves a checkpoint and stops; the same `--run-id` continues from there, as it does after any failure.
+    The run does not depend on this command. Ctrl-C asks whether to leave it alone or to save and stop it; without a
+    terminal it saves and stops. An id that exists is attached to while it runs, and goes on where it stood if it failed
+    or was stopped.
+
+    Exit code 0 for an encoder, 1 or 2 for a run that failed (2 where you can mend it), 130 for one that was stopped.
 
     Examples:
     - `reco pretrain examples/cifar10-cpu.yaml`
 
-    - `reco pretrain run.yaml --set optimizer.lr=0.03 --set scale.workers=4`
+    - `reco pretrain run.yaml --set optimizer.lr=0.03 --set scale.workers=4 --dry-run`
+
+    - `reco pretrain run.yaml -y --detach`
 
     - `reco pretrain run.yaml --run-id cifar10-20261123-2210`
     """
-    from jobs.run_folder import RunFolder
-    from jobs.spec import load_spec
-    from service.cli.live import LiveRun
+    from service.cli.following import follow_to_the_end
+    from service.cli.planning import confirmed, picture_of, run_of
 
-    loaded = load_spec(spec, overrides or [])  # mistakes are told at once, before anything is started
+    submission, loaded = run_of(spec, overrides or [], run_id=run_id, project=project)
+    if storage is not None and connect.api() is not None:
+        output.note("! the service at RECO_API keeps runs in a place of its own; --storage is passed over")
+    with connect.service(storage) as service:
+        runs = service.runs
+        before = _known(runs, run_id)
+        if before is None:
+            plan = runs.plan(submission)
+            if dry_run:
+                output.show(picture_of(plan))
+                return
+            if not confirmed(plan, yes=yes):
+                output.note("nothing was started")
+                raise typer.Exit(1)
+            key = uuid.uuid4().hex  # an answer that was lost on its way must not become a second run
+            run = runs.submit(submission.model_copy(update={"run_id": plan.run_id}), key=key)
+            since = run.created
+        else:
+            if dry_run:
+                output.say(f"Run {before.id} is there already ({before.state}): {before.reason}")
+                return
+            run = _taken_up(runs, before, loaded)
+            since = run.created if run is before else datetime.now(UTC)
+        output.note(f"run {run.id}   {run.storage.rstrip('/')}/{run.id}   log: reco runs logs {run.id}")
+        if detach:
+            connect.work_on()
+            output.say(run.id)
+            return
+        follow_to_the_end(runs, run, since=since)
+
+
+def _known(runs: Runs, run_id: str | None) -> RunDetails | None:
     if run_id is None:
-        run_id = f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    where = storage_of(storage)
-    folder = RunFolder(where, run_id)
-    folder.claim(loaded)  # here too: the outcome of another experiment of that id must not be told as this one's
-    output.note(f"run {run_id}   folder {folder.url}   log {foreground.log_of(folder)}")
-    command = python("jobs.pretrain", str(spec), "--run-id", run_id, "--storage", where, "--home", str(home()))
-    command += set_flags(overrides)
-    goes_on = f"`--run-id {run_id}` continues from the last checkpoint"
-    with LiveRun(folder, since=time.time()) as live:
-        outcome = foreground.carry_out(command, folder, watch=live.refresh, say=live.say, goes_on=goes_on)
-    if outcome["status"] == "stopped":
-        output.note(f"stopped and saved; continue with: reco pretrain {spec} --run-id {run_id}", style="yellow")
-        raise typer.Exit(outcome["exit_code"])
-    _show_results(outcome["results"])
-    if outcome["model"]:
-        output.say(
-            f"✓ registered {outcome['model']} as candidate; look at it with: reco models show {outcome['model']}"
+        return None
+    try:
+        return runs.show(run_id)
+    except UnknownRunError:
+        return None
+
+
+def _taken_up(runs: Runs, before: RunDetails, spec: RunSpec) -> RunView:
+    """A run that exists: as it is while it is at work, resumed where it failed or was stopped.
+
+    Raises:
+        UserError: It has succeeded, or is another experiment.
+    """
+    from service.contract.messages import Change
+
+    if before.kind != "run" or before.spec_hash != spec.hash:
+        what = "a sweep" if before.kind == "sweep" else f"with another spec (hash {before.spec_hash}, now {spec.hash})"
+        raise UserError(
+            f"run {before.id} exists {'as ' if before.kind == 'sweep' else ''}{what}.",
+            hint=f"Go on with the spec it was started with (`reco runs resume {before.id}`), start a new run under "
+            "another --run-id, or fork it: a new run that begins with its weights.",
         )
-    output.say(f"✓ tracked at {outcome['tracking_url']}")
+    if before.state is State.SUCCEEDED:
+        raise UserError(
+            f"run {before.id} has succeeded already.",
+            hint=f"`reco runs show {before.id}` says what it gave; a new run needs another --run-id.",
+        )
+    if not before.state.is_final:
+        output.note(f"run {before.id} is {before.state} already: attached to it")
+        return before
+    return runs.resume(before.id, Change(overrides=_changes(before.spec, spec)))
 
 
-def _show_results(results: dict[str, float]) -> None:
-    names = {"knn": "k-NN", "linear": "linear probe", "rank_me": "RankMe"}
-    baselines = {"knn_untrained": "untrained encoder, calibrated", "knn_raw_pixels": "raw pixels"}
-    k = int(results.get("k", 0))
-    table = output.table("", "value", title="What the encoder is worth")
-    for key, value in results.items():
-        where, _, name = key.partition("/")
-        if name in names:
-            unit = "" if name == "rank_me" else " %"
-            shown = f"{names[name]} (k = {k})" if name == "knn" else names[name]
-            table.add_row(f"{shown} on {where}", f"{value:.1f}{unit}", style="bold" if name == "knn" else None)
-        elif name in baselines:
-            table.add_row(f"  k-NN of {baselines[name]}", f"{value:.1f} %")
-    output.show(table)
-    for where in ("test", "valid"):
-        knn = results.get(f"{where}/knn")
-        if knn is None:
-            continue
-        if knn <= results[f"{where}/knn_untrained"]:
-            output.say("! the encoder is no better than an untrained one: train longer, or look at the run's health")
-        if knn <= results[f"{where}/knn_raw_pixels"]:
-            output.say("! raw pixels are as good here: these pictures are easy to tell apart by their pixels alone")
-        break
+def _changes(before: str, spec: RunSpec) -> list[str]:
+    """Overrides that make the stored spec the one that is given, of what may change within an experiment."""
+    import json
+
+    from jobs.spec import OUTSIDE_THE_HASH, parse_spec
+
+    was, now = (each.model_dump(mode="json", include=OUTSIDE_THE_HASH) for each in (parse_spec(before), spec))
+    changed = {name: value for name, value in now.items() if name != "data" and value != was[name]}
+    changed |= {f"data.{name}": value for name, value in now["data"].items() if value != was["data"][name]}
+    return [f"{path}={json.dumps(value)}" for path, value in changed.items()]

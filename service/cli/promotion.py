@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+import re
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from service.cli import output
-from service.cli.home import tracking
+from service.cli.connect import service
 from service.cli.options import AsJson
 from service.models.registry import MARGIN
 
 if TYPE_CHECKING:
-    from service.models.registry import Changed
+    from service.contract.messages import Asked, ChampionChange
+
+    Message = TypeVar("Message", bound=Asked)
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; the history keeps it.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="The registered model.", show_default=False)]
@@ -46,11 +45,12 @@ def promote(
 
     - `reco models promote cifar10-encoder/7 --reason "smaller, as good" --margin 1`
     """
-    from service.models.registry import promote as move
+    from service.contract.messages import Promotion
 
-    uri = tracking()
-    output.note("asking the gates")
-    _tell(move(model, reason=reason, who=who(), uri=uri, margin=margin, say=output.note), as_json)
+    with service() as reco:
+        output.note("asking the gates")
+        changed = reco.models.promote(message(Promotion, reference=model, reason=reason, margin=margin))
+    _tell(model, changed, as_json)
 
 
 def rollback(model: Name, reason: Reason = "rolled back", as_json: AsJson = False) -> None:
@@ -59,11 +59,12 @@ def rollback(model: Name, reason: Reason = "rolled back", as_json: AsJson = Fals
     Examples:
     - `reco models rollback cifar10-encoder --reason "search got worse"`
     """
-    from service.models.registry import rollback as move
+    from service.contract.messages import Rollback
 
-    uri = tracking()
-    output.note("asking the gates")
-    _tell(move(model, reason=reason, who=who(), uri=uri, say=output.note), as_json)
+    with service() as reco:
+        output.note("asking the gates")
+        changed = reco.models.rollback(model, message(Rollback, reason=reason))
+    _tell(model, changed, as_json)
 
 
 def history(model: Name, as_json: AsJson = False) -> None:
@@ -72,18 +73,15 @@ def history(model: Name, as_json: AsJson = False) -> None:
     Examples:
     - `reco models history cifar10-encoder`
     """
-    from jobs.tracking.history import History
-    from jobs.tracking.models import find_model
-    from service.models.registry import champion_of
-
-    uri = tracking()
-    find_model(model, uri)
-    entries = History(model, uri).entries()
-    pointed = champion_of(model, uri)
-    if pointed != (entries[-1].version if entries else 0):
-        output.note(f"the alias points to {pointed or 'none'}, which is not what `reco` did last", style="yellow")
+    with service() as reco:
+        found = reco.models.history(model)
+    entries = found.changes
+    if found.champion != (entries[-1].version if entries else 0):
+        output.note(
+            f"the alias points to {found.champion or 'none'}, which is not what `reco` did last", style="yellow"
+        )
     if as_json:
-        output.emit([asdict(each) for each in entries])
+        output.emit([each.model_dump() for each in entries])
         return
     if not entries:
         output.say(f"{model} has had no champion yet: `reco models promote {model} --reason …` makes one.")
@@ -100,16 +98,30 @@ def history(model: Name, as_json: AsJson = False) -> None:
     output.show(table)
 
 
-def who() -> str:
-    """Who acts, for the history: RECO_USER where it is set, else the user of this machine."""
-    return os.environ.get("RECO_USER") or f"{getpass.getuser()}@{socket.gethostname()}"
+def message(kind: type[Message], /, **values: object) -> Message:
+    """A message of the contract, made of what was typed.
+
+    Raises:
+        UserError: A value is none that it takes.
+    """
+    from pydantic import ValidationError
+
+    from jobs.errors import UserError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = ".".join(map(str, wrong["loc"]))
+        raise UserError(f"{name} cannot be {wrong['input']!r}: {wrong['msg'].lower()}.") from error
 
 
-def _tell(changed: Changed, as_json: bool) -> None:
+def _tell(reference: str, changed: ChampionChange, as_json: bool) -> None:
+    name = re.split("[@/]", reference.strip().removeprefix("models:/"))[0]
     if as_json:
-        output.emit({"model": changed.model, **asdict(changed.entry)})
+        output.emit({"model": name, **changed.model_dump()})
         return
     for check in changed.checks:
         output.say(f"✓ {check}")
-    before = f", before it was version {changed.entry.previous}" if changed.entry.previous else ""
-    output.say(f"✓ version {changed.entry.version} is the champion of {changed.model}{before}", style="green")
+    before = f", before it was version {changed.previous}" if changed.previous else ""
+    output.say(f"✓ version {changed.version} is the champion of {name}{before}", style="green")

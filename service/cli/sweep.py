@@ -2,95 +2,73 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
-import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from jobs.errors import RecoError, UserError
-from service.cli import foreground, output
-from service.cli.child import python
+from jobs.errors import UserError
+from service.cli import connect, output, submitted
 from service.cli.explaining import explain_options
-from service.cli.home import home
-from service.cli.options import AsJson, Overrides, StorageOption, set_flags, storage_of
-
-if TYPE_CHECKING:
-    from jobs.spec import Sweep
-    from jobs.sweeps.folder import SweepFolder
-    from service.cli.leaderboard import Leaderboard
+from service.cli.options import AsJson, Detach, Overrides, ProjectOption, StorageOption, SweepFile, Yes
+from service.cli.preview import preview
+from service.cli.sweep_folder import board_of, carry_out, folder_of, follow_sweep, open_sweep
 
 app = typer.Typer(no_args_is_help=True, help="Search the options of a run with Ray Tune.")
 
 SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.", show_default=False)]
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep's spec, a YAML file.", show_default=False)]
 Then = Annotated[
     Literal["full"] | None,
     typer.Option("--then", help="`full` trains the best configuration as the base is trained, and registers it."),
 ]
-POLL_SECONDS = 1.0
-NO_SIGN_S = 120.0
 
-
-@app.command()
-def preview(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what a sweep will cost, after measuring its base for about half a minute.
-
-    Examples:
-    - `reco sweep preview examples/sweeps/cifar10-cpu.yaml`
-
-    - `reco sweep preview sweep.yaml --set trials=40 --json`
-    """
-    from jobs.job_folder import error_of
-    from jobs.spec import load_sweep
-
-    load_sweep(spec, overrides or [])
-    output.note("measuring the base for about half a minute")
-    with tempfile.TemporaryDirectory(prefix="reco-preview-", ignore_cleanup_errors=True) as temporary:
-        command = python("jobs.sweep", "preview", str(spec), "--id", "preview", "--storage", temporary)
-        command += ["--home", str(home()), *set_flags(overrides)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = ran.stdout.splitlines()
-    if not lines:
-        raise RecoError(f"the preview ended without a word: {(ran.stderr.splitlines() or ['no output'])[-1]}")
-    found = json.loads(lines[-1])
-    if "error" in found:
-        raise error_of(found)
-    if as_json:
-        output.emit(found)
-        return
-    _show_preview(found)
+app.command()(preview)
 
 
 @app.command()
 def run(
-    spec: SpecFile,
+    spec: SweepFile,
     overrides: Overrides = None,
     sweep_id: Annotated[str | None, typer.Option("--id", help="Name a new sweep, or continue the one of it.")] = None,
     storage: StorageOption = None,
     then: Then = None,
+    project: ProjectOption = "default",
+    yes: Yes = False,
+    detach: Detach = False,
 ) -> None:
     """Carry out a sweep, in the foreground, on this machine or on the cluster at `RAY_ADDRESS`.
 
     Ctrl-C saves the trials under way and stops; `reco sweep resume` goes on with them, as it does after any failure.
+    With `RECO_API`, or with `--detach`, the service carries it out instead, and keeps at it.
 
     Examples:
     - `reco sweep run examples/sweeps/cifar10-cpu.yaml`
 
     - `reco sweep run sweep.yaml --set trials=40 --set budget.wall_time=12h --then full`
+
+    - `reco sweep run sweep.yaml -y --detach`
     """
+    if connect.api() is not None or detach:
+        submitted.submit(
+            spec,
+            overrides or [],
+            sweep_id=sweep_id,
+            storage=storage,
+            project=project,
+            then_full=then == "full",
+            yes=yes,
+            detach=detach,
+        )
+        return
     from jobs.spec import load_sweep
-    from jobs.sweeps.folder import SweepFolder
 
     sweep = load_sweep(spec, overrides or [])
     sweep_id = sweep_id or f"{sweep.spec.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = SweepFolder(storage_of(storage), sweep_id)
+    folder = folder_of(sweep_id, storage)
     folder.claim(sweep)
-    _carry_out(folder, sweep, then)
+    carry_out(folder, sweep, then)
 
 
 @app.command()
@@ -102,21 +80,24 @@ def resume(sweep: SweepId, overrides: Overrides = None, storage: StorageOption =
 
     - `reco sweep resume photos-sweep-20261125-0900 --set trials=40 --then full`
     """
+    # One that the service carries out is its own: two drivers would take each other's place.
+    if submitted.resume(sweep, overrides or [], then_full=then == "full"):
+        return
     from jobs.spec import parse_sweep
 
-    folder, known = _open(sweep, storage)
+    folder, known = open_sweep(sweep, storage)
     if overrides:
         text = folder.storage.read("sweep.yaml").decode()
         known = parse_sweep(text, known.base, overrides, source=f"{folder.url}/sweep.yaml")
         folder.claim(known)
     outcome = folder.outcome()
     if then is None and outcome is not None and outcome["status"] == "succeeded":
-        done = sum(trial.ended is not None for trial in _board(folder, known).trials())
+        done = sum(trial.ended is not None for trial in board_of(folder, known).trials())
         if done >= known.trials:
             output.say(f"Sweep {sweep} has succeeded: all of its {known.trials} trials are done")
             output.note("`--set trials=…` gives it more, `--then full` trains the best one")
             return
-    _carry_out(folder, known, then)
+    carry_out(folder, known, then)
 
 
 @app.command()
@@ -131,8 +112,11 @@ def show(
     Examples:
     - `reco sweep show photos-sweep-20261125-0900 --follow`
     """
-    folder, known = _open(sweep, storage)
-    board = _board(folder, known)
+    by_service = connect.api() is not None or not folder_of(sweep, storage).storage.exists("sweep.yaml")
+    if by_service and submitted.show(sweep, follow=follow, as_json=as_json):
+        return
+    folder, known = open_sweep(sweep, storage)
+    board = board_of(folder, known)
     if as_json:
         from jobs.sweeps.report import as_rows
 
@@ -141,7 +125,7 @@ def show(
         output.emit({"sweep": sweep, "status": status, "trials": as_rows(known, board.trials())})
         return
     if follow and folder.outcome() is None:
-        _follow(folder, board)
+        follow_sweep(folder, board)
     output.show(board.picture())
     outcome = folder.outcome()
     if outcome is not None:
@@ -160,9 +144,12 @@ def stop(
     Examples:
     - `reco sweep stop photos-sweep-20261125-0900`
     """
+    # First: a run of the service that stops by itself was interrupted, and is started again.
+    if submitted.stop(sweep, wait=wait):
+        return
     from jobs.job_folder import error_of
 
-    folder, known = _open(sweep, storage)
+    folder, known = open_sweep(sweep, storage)
     outcome = folder.outcome()
     if outcome is not None:
         output.say(f"Sweep {sweep} is not running: it has {outcome['status']}")
@@ -171,7 +158,7 @@ def stop(
     output.note(f"sweep {sweep} saves its trials within seconds and stops")
     if not wait:
         return
-    _follow(folder, _board(folder, known))
+    follow_sweep(folder, board_of(folder, known))
     outcome = folder.outcome()
     assert outcome is not None
     if outcome["status"] == "failed":
@@ -197,8 +184,8 @@ def results(
     """
     from jobs.sweeps.report import as_rows, column_names, write_report
 
-    folder, known = _open(sweep, storage)
-    board = _board(folder, known)
+    folder, known = open_sweep(sweep, storage)
+    board = board_of(folder, known)
     if html is not None:
         with tempfile.TemporaryDirectory() as temporary:
             made = write_report(known, board.trials(), Path(temporary), sweep_id=sweep)
@@ -242,8 +229,8 @@ def best(sweep: SweepId, storage: StorageOption = None) -> None:
     from jobs.spec import to_yaml
     from jobs.sweeps.ledger import best_of
 
-    folder, known = _open(sweep, storage)
-    trial = best_of(_board(folder, known).trials(), mode=known.spec.objective.mode)
+    folder, known = open_sweep(sweep, storage)
+    trial = best_of(board_of(folder, known).trials(), mode=known.spec.objective.mode)
     if trial is None:
         raise UserError(
             f"no trial of sweep {sweep} has come to its end yet.",
@@ -251,84 +238,3 @@ def best(sweep: SweepId, storage: StorageOption = None) -> None:
         )
     output.say(f"# trial {trial.number} of sweep {sweep}: {known.metric} {trial.objective:.4g}")
     output.say(to_yaml(known.full(trial.values)).rstrip())
-
-
-def _carry_out(folder: SweepFolder, sweep: Sweep, then: str | None) -> None:
-    """Run the job of a claimed sweep and tell how it ended."""
-    output.note(f"sweep {folder.sweep_id}   folder {folder.url}   log {foreground.log_of(folder)}")
-    command = python("jobs.sweep", "run", "--id", folder.sweep_id, "--storage", folder.parent, "--home", str(home()))
-    command += ["--then-full"] if then == "full" else []
-    goes_on = f"`reco sweep resume {folder.sweep_id}` goes on with the same trials"
-    with _board(folder, sweep) as board:
-        outcome = foreground.carry_out(command, folder, watch=board.refresh, say=board.say, goes_on=goes_on)
-    output.show(board.picture())
-    if outcome["status"] == "stopped":
-        output.note(f"stopped and saved: {outcome['reason']}", style="yellow")
-        output.note(f"continue with: reco sweep resume {folder.sweep_id}", style="yellow")
-        raise typer.Exit(outcome["exit_code"])
-    output.say(f"✓ tracked at {outcome['tracking_url']}")
-    if outcome.get("model"):
-        output.say(f"✓ registered {outcome['model']}; look at it with: reco models show {outcome['model']}")
-    output.say(f"  the best as a run's spec: reco sweep best {folder.sweep_id} > best.yaml")
-    output.say(f"  with pictures:            reco sweep results {folder.sweep_id} --html report.html")
-
-
-def _follow(folder: SweepFolder, board: Leaderboard) -> None:
-    """Show a sweep until it ends.
-
-    Raises:
-        RecoError: Nothing has changed for too long.
-    """
-    with board:
-        while folder.outcome() is None:
-            board.refresh()
-            if board.seconds_unchanged > NO_SIGN_S:
-                raise RecoError(
-                    f"sweep {folder.sweep_id} has given no sign of life for {NO_SIGN_S:.0f} s.",
-                    hint=f"Its driver may be dead. Nothing is lost: `reco sweep resume {folder.sweep_id}` goes on.",
-                )
-            time.sleep(POLL_SECONDS)
-
-
-def _show_preview(found: dict[str, Any]) -> None:
-    wall, low, high = (_duration(found[name]) for name in ("wall_s", "low_wall_s", "high_wall_s"))
-    early, at_once = found["configurations_early"], found["concurrency"]
-    lines = {
-        "trials": f"{found['trials']}, {at_once} at a time; about {early:.0f} are stopped early",
-        "judged": f"at rungs after epochs {', '.join(map(str, found['rungs']))}",
-        "epochs": f"{found['total_epochs']:.0f} in all, likely {found['low_epochs']:.0f} to {found['high_epochs']:.0f}",
-        "wall time": f"{wall}, likely {low} to {high}",
-        "GPU-hours": f"{found['gpu_hours']:.1f}",
-        "storage": f"up to {found['storage_bytes'] / 1e9:.1f} GB of checkpoints",
-        "memory": f"{found['host_bytes'] / 1e9:.1f} GB a worker, {found['gpu_bytes'] / 1e9:.1f} GB on its GPU",
-        "measured": f"{found['step_s']:.3f} s a step, {found['probe_s']:.1f} s a judgement, "
-        f"{found['around_s']:.0f} s around each run",
-    }
-    for name, words in lines.items():
-        output.say(f"{name:<11} {words}")
-    for warning in found["warnings"]:
-        output.say(f"! {warning}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 5400:
-        return f"{max(seconds / 60, 1):.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _board(folder: SweepFolder, sweep: Sweep) -> Leaderboard:
-    from service.cli.leaderboard import Leaderboard
-
-    return Leaderboard(folder, sweep)
-
-
-def _open(sweep_id: str, storage: str | None) -> tuple[SweepFolder, Sweep]:
-    from jobs.sweeps.folder import SweepFolder
-
-    folder = SweepFolder(storage_of(storage), sweep_id)
-    if not folder.storage.exists("sweep.yaml"):
-        raise UserError(
-            f"there is no sweep {sweep_id} in {folder.parent}.",
-            hint="Name the folder or S3 prefix it was started with by --storage, or set RECO_STORAGE.",
-        )
-    return folder, folder.sweep()

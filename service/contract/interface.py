@@ -18,7 +18,6 @@ from service.contract.messages import (
     EventView,
     Identity,
     IssuedToken,
-    Kind,
     LogChunk,
     ModelDetails,
     ModelHistory,
@@ -34,7 +33,7 @@ from service.contract.messages import (
     SweepBoard,
     TokenView,
 )
-from service.runs.states import Condition, State
+from service.runs.states import Condition, Kind, State
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from service.runs.schema import JsonObject
-from service.runs.states import AttemptState, Condition, State
+from service.runs.states import AttemptState, Condition, Kind, State
 
-Kind = Literal["run", "sweep"]
-"""What a run of the store is: one pretraining, or a sweep over many."""
-
+JsonObject = dict[str, JsonValue]
 LONGEST_SPEC = 1 << 20
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Project = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.errors import RecoError, UserError
-from service.runs.states import Refusal
+from service.runs.states import Refusal, Signal
 
 
 class StoreError(RecoError):
@@ -12,6 +12,10 @@ class StoreError(RecoError):
 
 class UnknownRunError(StoreError, UserError):
     """There is no run of that id."""
+
+
+class DeletedRunError(UnknownRunError):
+    """The run was deleted: what happened to it is still known, and nothing is left to go on with."""
 
 
 class RunExistsError(StoreError, UserError):
@@ -26,7 +30,10 @@ class TransitionError(StoreError, UserError):
     """
 
     def __init__(self, run_id: str, refusal: Refusal) -> None:
-        super().__init__(f"run {run_id}: {refusal}", hint=f"`reco runs show {run_id}` says what happened to it.")
+        hint = f"`reco runs show {run_id}` says what happened to it."
+        if not refusal.state.is_final and refusal.signal in (Signal.RESUME, "delete"):
+            hint = f"It has not ended: `reco runs stop {run_id}` ends it."
+        super().__init__(f"run {run_id}: {refusal}", hint=hint)
         self.refusal = refusal
 
 

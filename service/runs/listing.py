@@ -15,7 +15,7 @@ from jobs.errors import UserError
 from service.runs.database import Database
 from service.runs.records import Run
 from service.runs.schema import RunModel, UtcDateTime
-from service.runs.states import Condition, State
+from service.runs.states import Condition, Kind, State
 
 LARGEST_PAGE = 500
 
@@ -32,10 +32,11 @@ class CursorError(UserError):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which runs to list; what is not given does not matter.
+    """Which runs to list; what is not given does not matter, and deleted ones are never among them.
 
     Attributes:
         states: One of these.
+        kind: Runs or sweeps.
         name: A pattern for the whole name, of any case: `*` is anything, `?` one character.
         project: Of this project.
         owner: Of this owner.
@@ -44,6 +45,7 @@ class Filter:
     """
 
     states: Collection[State] = ()
+    kind: Kind | None = None
     name: str | None = None
     project: str | None = None
     owner: str | None = None
@@ -101,8 +103,8 @@ class RunList:
 
     def unfinished(self) -> list[Run]:
         """All runs that have not ended, the oldest first: what the leader looks after."""
-        live = [state.value for state in State if not state.is_final]
-        chosen = select(RunModel).where(RunModel.state.in_(live)).order_by(RunModel.created, RunModel.id)
+        live = Filter(states=[state for state in State if not state.is_final])
+        chosen = select(RunModel).where(*_clauses(live)).order_by(RunModel.created, RunModel.id)
         with self._database.reading() as session:
             return [Run.of(row) for row in session.scalars(chosen)]
 
@@ -115,7 +117,9 @@ class RunList:
 
 
 def _clauses(which: Filter) -> list[ColumnElement[bool]]:
-    clauses: list[ColumnElement[bool]] = []
+    clauses: list[ColumnElement[bool]] = [RunModel.deleted.is_(None)]
+    if which.kind is not None:
+        clauses.append(RunModel.kind == which.kind)
     if which.states:
         clauses.append(RunModel.state.in_([state.value for state in which.states]))
     if which.name is not None:

@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Event as Flag
+from typing import cast
 
 from jobs.errors import RecoError, UserError
-from jobs.job_folder import SUBMISSION_VARIABLE
-from jobs.run_folder import RunFolder
+from jobs.job_folder import JobFolder
+from jobs.run_folder import Progress
 from jobs.spec import parse_spec
-from jobs.storage import StorageError
-from service.backends.base import Answer, Backend, BackendError, Job, UnreachableBackendError
+from service.backends.base import Backend, Job
+from service.runs.acting import Acting
+from service.runs.answers import Answers
+from service.runs.clearing import Clearing
 from service.runs.database import Clock
+from service.runs.decision import decide
+from service.runs.departed import Departed
 from service.runs.errors import ConflictError, NotLeaderError, StoreError, TransitionError
-from service.runs.evidence import (
-    Action,
-    AskBackend,
-    AskFolder,
-    Begin,
-    End,
-    Note,
-    Pace,
-    Seen,
-    SetCondition,
-    Submit,
-    Watch,
-    decide,
-    read_folder,
-)
-from service.runs.leases import Lease, Leases
-from service.runs.listing import Filter, RunList
-from service.runs.logs import LogCopies, RunLog
+from service.runs.evidence import FolderEvidence, FolderReader, Seen
+from service.runs.leadership import Leadership
+from service.runs.leases import Leases
+from service.runs.listing import RunList
+from service.runs.pace import Pace, Watch
 from service.runs.records import Attempt, Run
-from service.runs.retry import Cause
-from service.runs.states import Condition, Signal, State, submission_id
-from service.runs.store import Ending, RunStore
+from service.runs.schema import JsonObject
+from service.runs.states import Condition, State, submission_id
+from service.runs.store import RunStore
 
 _log = logging.getLogger("reco.leader")
-
-LEASE = "leader"
-ACTOR = "leader"
-_RECENT = timedelta(days=1)
-"""A new leader looks after the jobs of attempts that ended in this time; older ones have long been seen to end."""
-_LATE = timedelta(hours=1)
-"""For so long a job may still come to life whose attempt is over: by a leader that was paused while submitting."""
 
 
 @dataclass(frozen=True)
@@ -91,39 +72,44 @@ class Reconciler:
         leases: Leases,
         backends: Mapping[str, Backend],
         command: Callable[[Run, Attempt], Job],
-        folder: Callable[[Run], RunFolder],
+        folder: Callable[[Run], JobFolder],
         clock: Clock,
         *,
         patience: Patience = Patience(),
         holder: str | None = None,
     ) -> None:
-        self._store, self._list, self._leases = store, listed, leases
-        self._backends, self._command, self._folder = backends, command, folder
-        self._clock, self._patience = clock, patience
-        self._holder = holder or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._lease: Lease | None = None
-        self._silent: dict[str, str] = {}  # backends that did not answer in this pass, and what was said instead
+        self._store, self._list = store, listed
+        self._folder, self._clock, self._patience = folder, clock, patience
+        self._leadership = Leadership(leases, clock, seconds=patience.lease_s, holder=holder)
+        self._answers = Answers(backends)
+        self._departed = Departed(store, self._answers, folder, clock, grace_s=patience.grace_s)
+        self._acting = Acting(store, self._answers, self._departed, self._leadership, command, folder, clock)
+        self._clearing = Clearing(store, backends.values(), folder, clock)
+        self._reader = FolderReader()
         self._watch = Watch()
-        self._logs = LogCopies()
-        self._over: dict[str, tuple[Run, Attempt]] = {}  # attempts that have ended, whose jobs may not have
-        self._absent: set[str] = set()  # of these, those whose jobs were not there when last asked for
         self._stopping: dict[str, datetime] = {}
-        self._asked: dict[str, datetime] = {}
+        self._told: dict[str, Progress] = {}
 
-    def run_forever(self, stop: Flag, interval: float) -> None:
-        """Make a pass every so many seconds until told to stop; then let another lead at once."""
+    def run_forever(self, stop: Flag, interval: float, *, done: Callable[[bool], bool] = lambda led: False) -> None:
+        """Make a pass every so many seconds until told to stop; then let another lead at once.
+
+        Args:
+            stop: Ends it.
+            interval: Seconds between two passes.
+            done: Asked after each pass, with whether this process led; True ends it as well.
+        """
         while not stop.is_set():
+            led = False
             try:
-                self.tick()
+                led = self.tick()
             except RecoError as error:
                 _log.warning("a pass was given up: %s", error)
             except Exception:  # noqa: BLE001 - runs need a leader more than this one needs to know what went wrong
                 _log.exception("a pass was given up")
+            if done(led):
+                break
             stop.wait(interval)
-        if self._lease is not None:
-            with contextlib.suppress(RecoError):  # it ends by itself, a little later
-                self._leases.release(self._lease)
-            self._lease = None
+        self._leadership.release()
 
     def tick(self) -> bool:
         """One pass over all runs that have not ended.
@@ -137,43 +123,43 @@ class Reconciler:
         try:
             if not self._lead():
                 return False
-            self._silent.clear()
+            self._answers.ask_anew()
             runs = self._list.unfinished()
             for run in runs:
                 self._guarded(run.id, functools.partial(self._look_after, run))
-            for run, attempt in list(self._over.values()):
+            for run, attempt in self._departed:
                 self._guarded(run.id, functools.partial(self._see_off, run, attempt))
         except NotLeaderError as error:
             _log.warning("%s", error)
-            self._lease = None
+            self._leadership.lose()
             return False
         self._forget(runs)
+        self._clearing.clear()
         return True
+
+    def leave_if_idle(self) -> bool:
+        """Let another lead if there is nothing left to do; whether it is so.
+
+        Whoever stores a run looks for a leader afterwards. Whoever still found this one had stored it before the lease
+        was given back: so it is seen here, and there is something left to do.
+        """
+        if self._departed.waiting or self._list.unfinished():
+            return False
+        self._leadership.release()
+        return not self._list.unfinished()
 
     def _lead(self) -> bool:
         """Take the lease or hold it for longer; whether this process leads."""
-        if self._lease is not None:
-            self._lease = self._leases.renew(self._lease, seconds=self._patience.lease_s)
-        if self._lease is None:
-            self._lease = self._leases.acquire(LEASE, self._holder, seconds=self._patience.lease_s)
-            if self._lease is not None:
-                _log.info("%s leads (number %d)", self._holder, self._lease.fence)
-                try:
-                    self._find_over()
-                except BaseException:
-                    self._lease = None  # so that the next pass looks again
-                    raise
-        return self._lease is not None
-
-    def _held(self) -> Lease:
-        """The lease, renewed in time: a pass over many runs may be longer than it holds."""
-        if self._lease is not None and self._lease.until - self._clock() < timedelta(
-            seconds=self._patience.lease_s / 2
-        ):
-            self._lease = self._leases.renew(self._lease, seconds=self._patience.lease_s)
-        if self._lease is None:
-            raise NotLeaderError(f"{self._holder} does not lead any more.", hint="The new leader looks anew.")
-        return self._lease
+        if self._leadership.renew():
+            return True
+        if not self._leadership.take():
+            return False
+        try:
+            self._departed.find()
+        except BaseException:
+            self._leadership.lose()  # so that the next pass looks again
+            raise
+        return True
 
     def _guarded(self, run_id: str, do: Callable[[], None]) -> None:
         """Do something for one run, whose troubles must not keep the leader from the others."""
@@ -189,22 +175,17 @@ class Reconciler:
             _log.exception("run %s cannot be looked after", run_id)
 
     def _look_after(self, run: Run) -> None:
-        self._held()
+        self._leadership.held()
         attempts = self._store.attempts(run.id)
         if not run.state.has_live_attempt:
-            self._carry_out(run, decide(Seen(run, attempts, self._clock())))
+            self._acting.carry_out(run, decide(Seen(run, attempts, self._clock())))
             return
         attempt, folder = attempts[-1], self._folder(run)
         # The backend first: an outcome that is not there after the job has ended will not come any more. The other way
         # round, a job that ends between the two questions would seem to have left none.
-        answer, silence = self._look(attempt)
-        evidence = read_folder(folder, attempt.submission_id, over=answer is not None and answer.ended)
+        answer, silence = self._answers.look(attempt)
+        evidence = self._reader.read(folder, attempt.submission_id, over=answer is not None and answer.ended)
         now, limit = self._clock(), _stall_limit_s(run.spec)
-        pace: Pace | None = None
-        if evidence is not None:
-            held = run.conditions.get(Condition.STALLED)
-            before = None if held is None else held - timedelta(seconds=limit)
-            pace = self._watch.look(attempt.submission_id, evidence.progress, now, still_before=before)
         if run.state is State.STOPPING:
             self._stopping.setdefault(attempt.submission_id, now)
         seen = Seen(
@@ -214,170 +195,47 @@ class Reconciler:
             answer=answer,
             silence=silence,
             folder=evidence,
-            pace=pace,
+            pace=self._pace(run, attempt, evidence, now, limit),
             stall_limit_s=limit,
             stopping_since=self._stopping.get(attempt.submission_id),
-            backend_asked=self._asked.get(attempt.submission_id),
+            backend_asked=self._acting.asked(attempt.submission_id),
             grace_s=self._patience.grace_s,
         )
-        self._carry_out(run, decide(seen))
-        if answer is not None and not answer.ended and attempt.submission_id not in self._over:
-            self._copy_log(folder, attempt, ended=False)
+        self._acting.carry_out(run, decide(seen))
+        if answer is not None and not answer.ended and attempt.submission_id not in self._departed:
+            self._departed.copy_log(folder, attempt, ended=False)
+        if evidence is not None and evidence.progress is not None:
+            self._tell(run, evidence.progress)
 
-    def _look(self, attempt: Attempt) -> tuple[Answer | None, str]:
-        """What the backend says of a job, or None and why it says nothing.
+    def _pace(
+        self, run: Run, attempt: Attempt, evidence: FolderEvidence | None, now: datetime, limit: float
+    ) -> Pace | None:
+        """How the attempt moves. Nobody can tell of a sweep: between two trials that end may be any time."""
+        if evidence is None or run.kind == "sweep":
+            return None
+        held = run.conditions.get(Condition.STALLED)
+        before = None if held is None else held - timedelta(seconds=limit)
+        return self._watch.look(attempt.submission_id, evidence.progress, now, still_before=before)
 
-        One that does not answer is not asked again in this pass: to wait for it once is enough.
-        """
-        if attempt.backend not in self._backends:
-            return None, f"this service knows no backend {attempt.backend!r}."
-        if attempt.backend in self._silent:
-            return None, self._silent[attempt.backend]
-        try:
-            return self._backends[attempt.backend].look(attempt.submission_id), ""
-        except UnreachableBackendError as error:
-            self._silent[attempt.backend] = str(error)
-            return None, str(error)
-        except BackendError as error:  # that it refuses to say of this one is no answer either
-            return None, str(error)
-
-    def _carry_out(self, run: Run, actions: list[Action]) -> None:
-        for action in actions:
-            match action:
-                case Begin(words):
-                    run = self._move(run, Signal.BEGIN, words, backend=next(iter(self._backends)))
-                case Submit():
-                    run = self._submit(run)
-                case Note(signal, words):
-                    run = self._move(run, signal, words)
-                case SetCondition(condition, holds, words):
-                    run = self._set(run, condition, holds, words)
-                case End(signal, words, ending, due):
-                    run = self._move(run, signal, words, ending=ending, due=due)
-                case AskFolder():
-                    self._ask_folder(run)
-                case AskBackend():
-                    self._ask_backend(self._store.attempts(run.id)[-1])
-
-    def _move(
-        self,
-        run: Run,
-        signal: Signal,
-        words: str,
-        *,
-        backend: str = "",
-        ending: Ending | None = None,
-        due: datetime | None = None,
-    ) -> Run:
-        after = self._store.move(
-            run, signal, words=words, actor=ACTOR, lease=self._held(), backend=backend, ending=ending, due=due
-        )
-        if ending is not None:
-            attempt = self._store.attempts(run.id)[-1]
-            self._over[attempt.submission_id] = (after, attempt)
-        return after
-
-    def _set(self, run: Run, condition: Condition, holds: bool, words: str) -> Run:
-        after = self._store.set_condition(run.id, condition, holds=holds, words=words, lease=self._held())
-        if after.version > run.version + 1 or after.state is not run.state:
-            # A condition may be set whatever happened meanwhile; what was decided besides may not be done.
-            raise ConflictError(f"run {run.id} has changed.", hint="Look at it again.")
-        return after
-
-    def _submit(self, run: Run) -> Run:
-        attempt = self._store.attempts(run.id)[-1]
-        backend = self._backends[attempt.backend]
-        try:
-            if attempt.backend in self._silent:
-                raise UnreachableBackendError(self._silent[attempt.backend])
-            job = self._command(run, attempt)
-            told = {**job.environment, SUBMISSION_VARIABLE: attempt.submission_id}
-            self._held()
-            new = backend.submit(attempt.submission_id, replace(job, environment=told))
-        except UnreachableBackendError as error:  # it may have the job all the same: the next pass asks
-            self._silent[attempt.backend] = str(error)
-            return self._set(run, Condition.UNREACHABLE, True, f"The backend does not answer: {error}")
-        except (BackendError, UserError) as error:
-            answer, silence = self._look(attempt)
-            if answer is None:
-                # It refuses this service, for a token that has run out, say: no run is to blame for that.
-                return self._set(run, Condition.UNREACHABLE, True, f"The backend does not answer: {silence}")
-            words = f"Its job cannot be started: {error}"  # and asking again would not help
-            return self._move(run, Signal.FAILED, words, ending=Ending(Cause.USER_CODE))
-        return self._move(
-            run, Signal.ACCEPTED, "The backend took its job." if new else "The backend had its job already."
-        )
-
-    def _ask_folder(self, run: Run) -> None:
-        try:
-            self._folder(run).request_stop()
-        except StorageError as error:  # asked again in the next pass, and the backend when the grace is over
-            _log.warning("run %s cannot be asked to stop: %s", run.id, error)
-
-    def _ask_backend(self, attempt: Attempt) -> None:
-        try:
-            self._backends[attempt.backend].stop(attempt.submission_id)
-        except (UnreachableBackendError, BackendError) as error:
-            _log.warning("job %s cannot be ended: %s", attempt.submission_id, error)
-        else:
-            self._asked[attempt.submission_id] = self._clock()
+    def _tell(self, run: Run, progress: Progress) -> None:
+        """Keep how far a run is where lists can have it without asking its storage."""
+        if self._told.get(run.id) != progress:
+            self._store.save_progress(run.id, cast(JsonObject, progress), lease=self._leadership.held())
+            self._told[run.id] = progress
 
     def _see_off(self, run: Run, attempt: Attempt) -> None:
-        """Look after the job of an attempt that has ended: end it if it does not, and keep the rest of its log."""
-        self._held()
-        answer, _ = self._look(attempt)
-        if answer is None:
-            return
-        now = self._clock()
-        since = now - (attempt.ended or now)
-        if answer.status == "absent":
-            self._absent.add(attempt.submission_id)
-        elif not answer.ended:
-            # A job that told its outcome is about to leave by itself. One that was not there, and now is, was submitted
-            # too late by a leader that did not lead any more: it must not take the run from the attempt under way.
-            asked = self._asked.get(attempt.submission_id)
-            grace = timedelta(seconds=self._patience.grace_s)
-            due = since >= grace or attempt.submission_id in self._absent
-            if due and (asked is None or now - asked >= grace):
-                _log.warning("ending job %s: its attempt is over", attempt.submission_id)
-                self._ask_backend(attempt)
-        complete = self._copy_log(self._folder(run), attempt, ended=answer.ended)
-        if complete and (answer.status != "absent" or since >= _LATE):
-            del self._over[attempt.submission_id]
-
-    def _copy_log(self, folder: RunFolder, attempt: Attempt, *, ended: bool) -> bool:
-        log = RunLog(folder.storage, attempt.number)
-        backend = self._backends[attempt.backend]
-        try:
-            return self._logs.copy(backend, attempt.submission_id, log, self._clock(), ended=ended)
-        except (UnreachableBackendError, BackendError, StorageError) as error:
-            _log.warning("the log of %s cannot be copied now: %s", attempt.submission_id, error)
-            return False
-
-    def _find_over(self) -> None:
-        """Find the attempts that have ended, and whose jobs an earlier leader may not have seen the end of."""
-        since = self._clock() - _RECENT
-        runs, after = self._list.unfinished(), None
-        final = Filter(states=[state for state in State if state.is_final])
-        while True:
-            page = self._list.page(final, after=after, limit=500)
-            runs += [run for run in page.runs if run.updated >= since]
-            if (after := page.next) is None:
-                break
-        for run in runs:
-            for attempt in self._store.attempts(run.id):
-                if attempt.ended is not None and attempt.ended >= since:
-                    self._over[attempt.submission_id] = (run, attempt)
+        self._leadership.held()
+        self._departed.see_off(run, attempt)
 
     def _forget(self, runs: list[Run]) -> None:
-        """Forget what is remembered of anything but these runs, and of attempts that are still to be seen off."""
+        """Forget what is remembered of anything but these runs."""
         live = {submission_id(run.id, run.attempts) for run in runs if run.state.has_live_attempt}
-        kept = live | self._over.keys()
-        self._absent &= self._over.keys()
+        self._reader.keep(live)
         self._watch.keep(live)
-        self._logs.keep(kept)
+        self._departed.keep(live)
         self._stopping = {submission: at for submission, at in self._stopping.items() if submission in live}
-        self._asked = {submission: at for submission, at in self._asked.items() if submission in kept}
+        self._acting.keep(live)
+        self._told = {run.id: self._told[run.id] for run in runs if run.id in self._told}
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from service.runs.retry import Cause, Ended
 from service.runs.schema import AttemptModel, EventModel, JsonObject, RunModel
-from service.runs.states import AttemptState, Condition, Snapshot, State
+from service.runs.states import AttemptState, Condition, Kind, Snapshot, State
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class NewRun:
         owner: Who asked for it.
         project: Whose it is.
         lineage: What it came from, such as a sweep or the run it continues.
+        kind: `run`, or `sweep`.
+        storage: Folder or S3 prefix that its folder is in.
     """
 
     id: str
@@ -32,6 +34,8 @@ class NewRun:
     owner: str
     project: str = "default"
     lineage: JsonObject = field(default_factory=dict)
+    kind: Kind = "run"
+    storage: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,22 @@ class Run:
     """A run as it was when it was read.
 
     Attributes:
+        kind: `run`, or `sweep`.
+        storage: Folder or S3 prefix that its folder is in.
         version: Number of its last event; a change is only written while it is still this one.
         attempts: How many there were, the one under way included.
         due: When the next attempt may begin, while it recovers.
         conditions: Those that hold, and since when.
+        budget_from: Attempts up to this number count for no retry budget: it was resumed after them.
+        deleted: When it was; its folder is gone, and lists leave it out.
     """
 
     id: str
     name: str
+    kind: Kind
     project: str
     owner: str
+    storage: str
     spec: str
     spec_hash: str
     lineage: JsonObject
@@ -60,6 +70,8 @@ class Run:
     updated: datetime
     due: datetime | None
     conditions: Mapping[Condition, datetime]
+    budget_from: int
+    deleted: datetime | None
 
     @classmethod
     def of(cls, row: RunModel) -> Run:
@@ -68,8 +80,10 @@ class Run:
         return cls(
             id=row.id,
             name=row.name,
+            kind=_kind(row.kind),
             project=row.project,
             owner=row.owner,
+            storage=row.storage,
             spec=row.spec,
             spec_hash=row.spec_hash,
             lineage=row.lineage,
@@ -81,6 +95,8 @@ class Run:
             updated=row.updated,
             due=row.due,
             conditions={condition: at for condition, at in since.items() if at is not None},
+            budget_from=row.budget_from,
+            deleted=row.deleted,
         )
 
     def snapshot(self, attempt: Attempt | None) -> Snapshot:
@@ -133,12 +149,27 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, for the signals that end one.
+
+    Attributes:
+        cause: What ended it; None where it succeeded or was stopped.
+        exit_code: Of its job, where somebody saw it.
+        step: Of the newest checkpoint.
+    """
+
+    cause: Cause | None = None
+    exit_code: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened to a run.
 
     Attributes:
         number: From 1, without gaps; the run's version then.
-        kind: The signal, `submitted`, `condition` or `note`.
+        kind: The signal, `created`, `condition`, `deleted` or `note`.
         words: A sentence for a person.
         data: The same for a program; `actor` says who, `state` what the run is now.
     """
@@ -154,3 +185,7 @@ class Event:
     def of(cls, row: EventModel) -> Event:
         """From its row."""
         return cls(row.run_id, row.number, row.at, row.kind, row.words, row.data)
+
+
+def _kind(name: str) -> Kind:
+    return "sweep" if name == "sweep" else "run"

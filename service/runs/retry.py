@@ -140,6 +140,7 @@ _CLASSES = {
     "SourceError": Cause.DATA,
     "IndexMismatchError": Cause.DATA,
     "ObjectChangedError": Cause.DATA,
+    "FencedError": Cause.NODE_LOST,  # another took over while this one was cut off
     "UnreachableError": Cause.STORAGE_OUTAGE,
     "StalledError": Cause.STORAGE_OUTAGE,
     "TrackingUnreachableError": Cause.TRACKING_OUTAGE,
@@ -172,6 +173,7 @@ _WORDS = tuple(
         (Cause.NODE_LOST, r"SUPERVISOR_ACTOR_(START_TIMEOUT|UNSCHEDULABLE)|no Ray cluster answers|raylet .*died"),
         (Cause.TRACKING_OUTAGE, r"MLflow is not reachable|: MLflow at \S+ says: |the local MLflow server"),
         (Cause.STORAGE_OUTAGE, r"No answer from \S+ for |keeps answering \S+ for |came for \d+ s; the loader waits"),
+        (Cause.USER_CODE, r"^budget\.\w+ .* is used up"),
         (Cause.USER_CODE, r"RUNTIME_ENV_SETUP_FAILURE|ENTRYPOINT_COMMAND_START_ERROR|runtime_env"),
     )
 )
@@ -189,7 +191,8 @@ def classify(evidence: Evidence) -> Diagnosis:
     kind = evidence.error_class or ""
     if (cause := _CLASSES.get(kind.rsplit(".", 1)[-1])) is not None:
         return Diagnosis(cause, _sentence(cause, f"it ended with {kind}", error))
-    for words, source in ((error, "the run says"), (evidence.message, "the backend says")):
+    said = ((error, "the run says"), (told.get("reason", ""), "the run says"), (evidence.message, "the backend says"))
+    for words, source in said:
         for cause, pattern in _WORDS:
             if pattern.search(words):
                 return Diagnosis(cause, _sentence(cause, source, words))

@@ -54,6 +54,12 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime()}  # noqa: RUF012 - SQLAlchemy reads it
 
 
+def _listed(*columns: str) -> Index:
+    """An index of the runs that lists show: those that are not deleted."""
+    there = text("deleted IS NULL")
+    return Index(f"ix_runs_{'_'.join(columns)}", *columns, sqlite_where=there, postgresql_where=there)
+
+
 class RunModel(Base):
     """A run. `version` is the number of its last event, and what optimistic locking compares."""
 
@@ -76,13 +82,19 @@ class RunModel(Base):
     unreachable_since: Mapped[datetime | None]
     stalled_since: Mapped[datetime | None]
     starved_since: Mapped[datetime | None]
+    kind: Mapped[str] = mapped_column(String(16), server_default="run")
+    storage: Mapped[str] = mapped_column(Text, server_default="")
+    budget_from: Mapped[int] = mapped_column(server_default="0")
+    deleted: Mapped[datetime | None]
 
     # Pages go from the newest to the oldest, and `id` tells apart what was made in one moment.
     __table_args__ = (
-        Index("ix_runs_created_id", "created", "id"),
-        Index("ix_runs_state_created_id", "state", "created", "id"),
-        Index("ix_runs_project_created_id", "project", "created", "id"),
-        Index("ix_runs_owner_created_id", "owner", "created", "id"),
+        _listed("created", "id"),
+        _listed("state", "created", "id"),
+        _listed("project", "created", "id"),
+        _listed("owner", "created", "id"),
+        _listed("kind", "created", "id"),
+        _listed("name", "state"),
     )
 
 
@@ -97,7 +109,7 @@ class AttemptModel(Base):
     backend: Mapped[str] = mapped_column(_NAME)
     state: Mapped[str] = mapped_column(String(16))
     started: Mapped[datetime]
-    ended: Mapped[datetime | None]
+    ended: Mapped[datetime | None] = mapped_column(index=True)
     cause: Mapped[str | None] = mapped_column(String(32))
     exit_code: Mapped[int | None]
     step: Mapped[int | None]
@@ -124,6 +136,16 @@ class EventModel(Base):
     at: Mapped[datetime]
     kind: Mapped[str] = mapped_column(String(32))
     words: Mapped[str] = mapped_column(Text)
+    data: Mapped[JsonObject] = mapped_column(_JSON)
+
+
+class ProgressModel(Base):
+    """How far a run was when its folder last said so; what it said before is not kept."""
+
+    __tablename__ = "progress"
+
+    run_id: Mapped[str] = mapped_column(_ID, ForeignKey("runs.id"), primary_key=True)
+    at: Mapped[datetime]
     data: Mapped[JsonObject] = mapped_column(_JSON)
 
 

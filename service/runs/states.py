@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Kind = Literal["run", "sweep"]
+"""What a run of the store is: one pretraining, or a sweep over many."""
 
 
 class State(StrEnum):
@@ -21,7 +25,7 @@ class State(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the run has ended for good."""
+        """Whether the run has ended: nothing more happens to it unless somebody resumes it."""
         return self in _FINAL
 
     @property
@@ -49,6 +53,7 @@ class Signal(StrEnum):
     LOST = "lost"
     FAILED = "failed"
     STOP = "stop"
+    RESUME = "resume"
 
 
 class AttemptState(StrEnum):
@@ -76,11 +81,11 @@ class Refusal:
 
     Attributes:
         state: The run's.
-        signal: What was asked, decided or observed.
+        signal: What was asked, decided or observed; to delete a run is asked as well, though it moves none.
     """
 
     state: State
-    signal: Signal
+    signal: Signal | Literal["delete"]
 
     def __str__(self) -> str:
         if self.state.is_final:
@@ -136,8 +141,8 @@ _TABLE: Mapping[State, Mapping[Signal, State]] = {
         Signal.STOP: State.STOPPING,
     },
     State.SUCCEEDED: {},
-    State.FAILED: {},
-    State.CANCELLED: {},
+    State.FAILED: {Signal.RESUME: State.QUEUED},
+    State.CANCELLED: {Signal.RESUME: State.QUEUED},
 }
 
 _ATTEMPT_AFTER = {

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.runs import rows
 from service.runs.database import Database
-from service.runs.errors import ConflictError, RunExistsError, TransitionError, UnknownRunError
+from service.runs.errors import ConflictError, RunExistsError, TransitionError
 from service.runs.leases import Lease, check
-from service.runs.records import Attempt, Event, NewRun, Run
-from service.runs.retry import Cause
-from service.runs.schema import AttemptModel, EventModel, JsonObject, RunModel
-from service.runs.states import Condition, Refusal, Signal, Snapshot, State, advance, submission_id
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How an attempt ended, for the signals that end one.
-
-    Attributes:
-        cause: What ended it; None where it succeeded or was stopped.
-        exit_code: Of its job, where somebody saw it.
-        step: Of the newest checkpoint.
-    """
-
-    cause: Cause | None = None
-    exit_code: int | None = None
-    step: int | None = None
+from service.runs.records import Attempt, Ending, Event, NewRun, Run
+from service.runs.schema import AttemptModel, EventModel, JsonObject, ProgressModel, RunModel
+from service.runs.states import Condition, Refusal, Signal, State
 
 
 class RunStore:
@@ -58,14 +43,17 @@ class RunStore:
         row = RunModel(
             id=new.id,
             name=new.name,
+            kind=new.kind,
             project=new.project,
             owner=new.owner,
+            storage=new.storage,
             spec=new.spec,
             spec_hash=new.spec_hash,
             lineage=new.lineage,
             state=State.QUEUED.value,
             reason=words,
             attempts=0,
+            budget_from=0,
             version=0,
             created=at,
             updated=at,
@@ -75,24 +63,35 @@ class RunStore:
             session.flush()
         except IntegrityError as error:
             raise RunExistsError(f"there is a run {new.id} already.", hint="Give the new one another id.") from error
-        self._note(session, row, "created", words, {"actor": new.owner})
+        rows.add_event(session, row, "created", words, {"actor": new.owner}, at)
         session.flush()
         return Run.of(row)
 
     def get(self, run_id: str) -> Run:
-        """A run as it is now.
+        """A run as it is now; one that was deleted says so.
 
         Raises:
             UnknownRunError: There is none.
         """
         with self._database.reading() as session:
-            return Run.of(_row(session, run_id))
+            return Run.of(rows.run_row(session, run_id))
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """All attempts of a run, the first one first."""
         chosen = select(AttemptModel).where(AttemptModel.run_id == run_id).order_by(AttemptModel.number)
         with self._database.reading() as session:
             return [Attempt.of(row) for row in session.scalars(chosen)]
+
+    def ended_since(self, moment: datetime) -> list[tuple[Run, Attempt]]:
+        """Attempts that have ended since a moment, each with its run as it is now, whatever became of that."""
+        chosen = (
+            select(RunModel, AttemptModel)
+            .join(AttemptModel, AttemptModel.run_id == RunModel.id)
+            .where(AttemptModel.ended >= moment)
+            .order_by(AttemptModel.ended, AttemptModel.run_id)
+        )
+        with self._database.reading() as session:
+            return [(Run.of(run), Attempt.of(attempt)) for run, attempt in session.execute(chosen).tuples()]
 
     def attempt_of(self, submission: str) -> Attempt | None:
         """The attempt whose job goes by that id; None where it is none of ours."""
@@ -130,7 +129,7 @@ class RunStore:
         due: datetime | None = None,
         data: JsonObject | None = None,
     ) -> Run:
-        """Let a signal change a run: with `stop`, the only way that a state changes.
+        """Let a signal change a run: with `stop` and `resume`, the only way that a state changes.
 
         Transition, version, state, attempt and event are one transaction. A signal that changes nothing writes nothing.
 
@@ -157,14 +156,15 @@ class RunStore:
         with self._database.writing() as session:
             if lease is not None:
                 check(session, lease)
-            row = _row(session, run.id, lock=True)
+            row = rows.run_row(session, run.id, lock=True)
             if row.version != run.version:
                 raise ConflictError(
                     f"run {run.id} has changed: it is at event {row.version}, this was decided at {run.version}.",
                     hint="Look at it again.",
                 )
             told: JsonObject = {"actor": actor, **(data or {})}
-            return self._move(session, row, signal, words, told, backend=backend, ending=ending, due=due)
+            at = self._database.clock()
+            return rows.move(session, row, signal, words, told, at, backend=backend, ending=ending, due=due)
 
     def stop(self, run_id: str, *, actor: str, words: str, data: JsonObject | None = None) -> Run:
         """Ask a run to stop, whatever it is doing; asking again changes nothing.
@@ -176,8 +176,61 @@ class RunStore:
             UnknownRunError: There is no such run.
         """
         with self._database.writing() as session:
-            row = _row(session, run_id, lock=True)
-            return self._move(session, row, Signal.STOP, words, {"actor": actor, **(data or {})})
+            row = rows.run_row(session, run_id, lock=True)
+            told: JsonObject = {"actor": actor, **(data or {})}
+            return rows.move(session, row, Signal.STOP, words, told, self._database.clock())
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        actor: str,
+        words: str,
+        spec: str | None = None,
+        spec_hash: str | None = None,
+        data: JsonObject | None = None,
+    ) -> Run:
+        """Let a run that failed or was cancelled go on: queued again, with all retry budgets new.
+
+        Args:
+            run_id: The run.
+            actor: Who asks.
+            words: Why, in a sentence.
+            spec: What it goes on with; as it was by default.
+            spec_hash: Of that.
+            data: More, for the event.
+
+        Raises:
+            TransitionError: It has not ended, or has succeeded.
+            DeletedRunError: Nothing is left to go on with.
+            UnknownRunError: There is no such run.
+        """
+        with self._database.writing() as session:
+            row = rows.run_row(session, run_id, lock=True)
+            row.spec = row.spec if spec is None else spec
+            row.spec_hash = row.spec_hash if spec_hash is None else spec_hash
+            told: JsonObject = {"actor": actor, **(data or {})}
+            return rows.move(session, row, Signal.RESUME, words, told, self._database.clock())
+
+    def delete(self, run_id: str, *, actor: str, words: str, data: JsonObject | None = None) -> Run:
+        """Leave a run that has ended out of every list, for good; what happened to it is kept. Again changes nothing.
+
+        This is said first and its folder deleted afterwards: the other way round, somebody might resume it in between.
+
+        Raises:
+            TransitionError: It has not ended.
+            UnknownRunError: There is no such run.
+        """
+        with self._database.writing() as session:
+            row = rows.run_row(session, run_id, lock=True)
+            state = State(row.state)
+            if not state.is_final:
+                raise TransitionError(run_id, Refusal(state, "delete"))
+            if row.deleted is None:
+                row.deleted = self._database.clock()
+                rows.add_event(session, row, "deleted", words, {"actor": actor, **(data or {})}, row.deleted)
+                session.flush()
+            return Run.of(row)
 
     def set_condition(
         self, run_id: str, condition: Condition, *, holds: bool, words: str, lease: Lease | None = None
@@ -189,106 +242,55 @@ class RunStore:
         with self._database.writing() as session:
             if lease is not None:
                 check(session, lease)
-            row = _row(session, run_id, lock=True)
+            row = rows.run_row(session, run_id, lock=True)
             held = condition in Run.of(row).conditions
             if held != holds and not State(row.state).is_final:
                 setattr(row, f"{condition}_since", self._database.clock() if holds else None)
-                self._note(session, row, "condition", words, {"condition": condition.value, "holds": holds})
+                told: JsonObject = {"condition": condition.value, "holds": holds}
+                rows.add_event(session, row, "condition", words, told, self._database.clock())
                 session.flush()
             return Run.of(row)
 
-    def note(self, run_id: str, words: str, *, actor: str, data: JsonObject | None = None) -> Event:
+    def note(
+        self, run_id: str, words: str, *, actor: str, data: JsonObject | None = None, lease: Lease | None = None
+    ) -> Event:
         """Add something to what happened to a run, without changing it."""
         with self._database.writing() as session:
-            row = _row(session, run_id, lock=True)
-            event = self._note(session, row, "note", words, {"actor": actor, **(data or {})})
+            if lease is not None:
+                check(session, lease)
+            row = rows.run_row(session, run_id, lock=True)
+            told: JsonObject = {"actor": actor, **(data or {})}
+            event = rows.add_event(session, row, "note", words, told, self._database.clock())
             session.flush()
             return Event.of(event)
 
-    def _move(
-        self,
-        session: Session,
-        row: RunModel,
-        signal: Signal,
-        words: str,
-        data: JsonObject,
-        *,
-        backend: str = "",
-        ending: Ending | None = None,
-        due: datetime | None = None,
-    ) -> Run:
-        """What a signal makes of a run whose row is locked."""
-        attempt = session.get(AttemptModel, (row.id, row.attempts)) if row.attempts else None
-        before = Run.of(row).snapshot(None if attempt is None else Attempt.of(attempt))
-        after = advance(before, signal)
-        if isinstance(after, Refusal):
-            raise TransitionError(row.id, after)
-        if after == before:
-            return Run.of(row)
-        at = self._database.clock()
-        if after.attempts > before.attempts:
-            attempt = _new_attempt(row.id, after.attempts, backend, at)
-            session.add(attempt)
-        _carry_over(row, attempt, after, ending or Ending(), at=at, due=due)
-        if after.state is not before.state:
-            row.reason = words
-        self._note(session, row, signal.value, words, {**data, **_told(after, ending)})
-        session.flush()
-        return Run.of(row)
+    def save_progress(self, run_id: str, data: JsonObject, *, lease: Lease | None = None) -> None:
+        """Keep how far a run is, in place of what it said before; no event, and saying it again writes nothing.
 
-    def _note(self, session: Session, row: RunModel, kind: str, words: str, data: JsonObject) -> EventModel:
-        """Raise a run's version, and add the event of that number."""
-        row.version += 1
-        row.updated = self._database.clock()
-        told: JsonObject = {"state": row.state, **data}
-        event = EventModel(run_id=row.id, number=row.version, at=row.updated, kind=kind, words=words, data=told)
-        session.add(event)
-        return event
+        Args:
+            run_id: The run.
+            data: What its folder says; numbers that are none become null, as databases know no others.
+            lease: The leader's.
 
+        Raises:
+            NotLeaderError: The lease is another's.
+            UnknownRunError: There is no such run.
+        """
+        with self._database.writing() as session:
+            if lease is not None:
+                check(session, lease)
+            rows.run_row(session, run_id, lock=True)  # of two that say something at once, one waits
+            said = rows.storable(data)
+            row = session.get(ProgressModel, run_id)
+            if row is None:
+                session.add(ProgressModel(run_id=run_id, at=self._database.clock(), data=said))
+            elif row.data != said:
+                row.at, row.data = self._database.clock(), said
 
-def _row(session: Session, run_id: str, *, lock: bool = False) -> RunModel:
-    """A run's row; locked, nobody else changes it until the transaction ends, so comparing and setting are one."""
-    row = session.get(RunModel, run_id, with_for_update=lock)
-    if row is None:
-        raise UnknownRunError(f"there is no run {run_id}.", hint="`reco runs list` shows those there are.")
-    return row
-
-
-def _new_attempt(run_id: str, number: int, backend: str, at: datetime) -> AttemptModel:
-    submission = submission_id(run_id, number)
-    return AttemptModel(run_id=run_id, number=number, submission_id=submission, backend=backend, started=at)
-
-
-def _carry_over(
-    row: RunModel,
-    attempt: AttemptModel | None,
-    after: Snapshot,
-    ending: Ending,
-    *,
-    at: datetime,
-    due: datetime | None,
-) -> None:
-    """Write what a signal made of a run into its rows."""
-    row.state, row.attempts = after.state.value, after.attempts
-    row.due = due if after.state is State.RECOVERING else None
-    if not after.state.has_live_attempt:
-        row.unreachable_since = row.stalled_since = row.starved_since = None
-    if attempt is None or after.attempt is None:
-        return
-    was_over = attempt.ended is not None
-    attempt.state = after.attempt.value
-    if after.attempt.is_final and not was_over:
-        attempt.ended = at
-        attempt.cause = None if ending.cause is None else ending.cause.value
-        attempt.exit_code, attempt.step = ending.exit_code, ending.step
-
-
-def _told(after: Snapshot, ending: Ending | None) -> JsonObject:
-    told: JsonObject = {}
-    if after.attempts:
-        told["attempt"] = after.attempts
-    if ending is not None and ending.cause is not None:
-        told["cause"] = ending.cause.value
-    if ending is not None and ending.exit_code is not None:
-        told["exit_code"] = ending.exit_code
-    return told
+    def progress_of(self, run_ids: Collection[str]) -> dict[str, tuple[datetime, JsonObject]]:
+        """How far runs are, and when that was new; those that have said nothing yet are left out."""
+        if not run_ids:
+            return {}
+        chosen = select(ProgressModel).where(ProgressModel.run_id.in_(run_ids))
+        with self._database.reading() as session:
+            return {row.run_id: (row.at, row.data) for row in session.scalars(chosen)}

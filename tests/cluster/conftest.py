@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -132,6 +133,8 @@ def _environment(hosts: dict[str, Host], folder: Path) -> dict[str, str]:
     return {
         **keep,
         **KEYS,
+        # A job that only says `python` gets this one, as in the image of a real cluster.
+        "PATH": f"{Path(sys.executable).parent}:{keep.get('PATH', os.defpath)}",
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
         "AWS_ENDPOINT_URL": f"http://{hosts['storage'].address}:9000",

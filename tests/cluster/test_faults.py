@@ -113,7 +113,8 @@ class Job:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return self.cluster.hosts["head"].start(
-            f"{program('reco')} pretrain {self._spec} --run-id {self.run_id} --storage {RUNS}",
+            f"{program('python')} -m jobs.pretrain {self._spec} --run-id {self.run_id} --storage {RUNS} "
+            f"--home {self.cluster.folder / 'home'}",
             self.cluster.environment,
             log=self.run_id,
         )
@@ -147,7 +148,7 @@ def kill_a_loader(job: Job) -> None:
 def freeze_a_loader(job: Job) -> None:
     assert job.cluster.hosts["one"].kill_one("jobs.loading.worker", by=signal.SIGSTOP)
     job.await_attempt(2)
-    log = (job.cluster.folder / "home" / "logs" / f"{job.run_id}.log").read_text()
+    log = job.cluster.hosts["head"].log(job.run_id)
     assert re.search(r"an attempt failed \(rank \d on one \(.* made no progress .* in phase wait\)", log), log[-4000:]
 
 

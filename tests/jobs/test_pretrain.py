@@ -18,6 +18,7 @@ import pytest
 
 from jobs.run_folder import RunFolder
 from tests.pictures import damage, tiny_spec, write_shards
+from tests.service.leading import end_all
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -28,17 +29,19 @@ pytestmark = pytest.mark.timeout(1000)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with a local MLflow server of its own, which ends with the tests of this file."""
+    """A home with a local MLflow server and a leader of its own, which end with the tests of this file."""
     from jobs.tracking.server import stop_server
 
     home = tmp_path_factory.mktemp("home")
     yield home
+    end_all(home)
     stop_server(home)
 
 
 @pytest.fixture(scope="module")
 def environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    others = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RECO_API", "RECO_STORAGE", "RECO_DATABASE", "RECO_BACKEND")
+    kept = {name: value for name, value in os.environ.items() if name not in others}
     return kept | {"RECO_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
@@ -49,6 +52,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reco(*words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service.cli.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE_S)
+
+
+def one_attempt(
+    spec: Path, run_id: str, *words: str, home: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """One attempt without the service, which would make another one after an outage."""
+    command = [sys.executable, "-m", "jobs.pretrain", str(spec), "--run-id", run_id, "--home", str(home)]
+    command += ["--storage", str(home / "runs"), *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE_S)
 
 
@@ -93,6 +105,10 @@ def test_one_spec_gives_one_registered_encoder(
     outcome = folder.outcome()
     assert outcome is not None
     assert (outcome["status"], outcome["model"]) == ("succeeded", "tiny-encoder/1")
+    log = reco("runs", "logs", "whole", "-f", environment=environment)
+    assert (log.returncode, "step" in log.stdout) == (0, True)
+    events = reco("runs", "events", "whole", environment=environment).stdout
+    assert [line.split()[3] for line in events.splitlines()][-2:] == ["running:", "succeeded:"]
 
     shown = json.loads(reco("models", "show", "tiny-encoder@candidate", "--json", environment=environment).stdout)
     assert "resnet10" in json.dumps(shown)
@@ -176,7 +192,7 @@ def test_ctrl_c_saves_and_the_same_run_id_goes_on(
     job.send_signal(signal.SIGINT)
     _, told = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130, told
-    assert "continue with: reco pretrain" in told
+    assert "it goes on with: reco runs resume stopped" in told
     saved = int(max(path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()).split("-")[1])
     assert 4 <= saved < 300
     ran = reco(*command[3:], environment=environment)
@@ -206,22 +222,24 @@ def test_what_cannot_run_is_one_line_with_exit_code_2(
 
 
 def test_mlflow_that_does_not_answer_is_told_before_training(
-    shards: Path, environment: dict[str, str], tmp_path: Path
+    shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(tiny_spec(shards))
     there = environment | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    ran = reco("pretrain", str(spec), "--storage", str(tmp_path / "runs"), environment=there)
+    ran = one_attempt(spec, "no-mlflow", home=home, environment=there)
     assert ran.returncode == 2
     assert "127.0.0.1:9" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
-def test_a_dead_ray_address_is_told_at_once(shards: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_dead_ray_address_is_told_at_once(
+    shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(tiny_spec(shards))
     there = environment | {"RAY_ADDRESS": "127.0.0.1:9"}
-    ran = reco("pretrain", str(spec), "--storage", str(tmp_path / "runs"), environment=there)
+    ran = one_attempt(spec, "no-ray", home=home, environment=there)
     assert ran.returncode == 2
     assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9: nothing listens there" in ran.stderr
 
@@ -234,10 +252,9 @@ def test_after_a_mistake_the_same_run_id_takes_the_mended_spec_and_mlflow_names_
     damage(shards, 2, range(7, 8))
     spec = tmp_path / "spec.yaml"
     spec.write_text(tiny_spec(shards, train__epochs=1, data__bad_pictures=0.01))
-    command = ["pretrain", str(spec), "--run-id", "mended", "--storage", str(tmp_path / "runs")]
-    ran = reco(*command, "--set", "data.train=/nowhere", environment=environment)
+    ran = one_attempt(spec, "mended", "--set", "data.train=/nowhere", home=home, environment=environment)
     assert ran.returncode == 2
-    ran = reco(*command, environment=environment)
+    ran = one_attempt(spec, "mended", home=home, environment=environment)
     assert ran.returncode == 0, ran.stderr
     tags = mlflow_run(home, "mended").data.tags
     assert tags["reco.bad_pictures"] == "1"

@@ -14,6 +14,9 @@ from typer.testing import CliRunner, Result
 from jobs.tracking.encoders import register_encoder
 from jobs.tracking.runs import open_run
 from service.cli.main import app
+from service.control.control import Control
+from service.settings import Settings
+from tests.service.client.live import serving
 
 
 class Reco(Protocol):
@@ -27,6 +30,8 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reco(home: Path, monkeypatch: pytest.MonkeyPatch) -> Reco:
+    monkeypatch.delenv("RECO_API", raising=False)
+
     def run(*arguments: str, uri: str | None = None) -> Result:
         monkeypatch.setenv("RECO_HOME", str(home))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri or "")
@@ -89,6 +94,30 @@ def test_an_unknown_model_is_one_line_and_what_to_do(reco: Reco, uri: str) -> No
     assert "no encoder 'digit-encoder' is registered" in done.stderr
     assert "Did you mean 'digits-encoder'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_over_the_api_everything_is_the_same(reco: Reco, uri: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (
+        ("list",),
+        ("list", "--json"),
+        ("show", "digits-encoder@candidate"),
+        ("show", "digits-encoder/1", "--json"),
+        ("show", "digit-encoder"),
+        ("history", "digits-encoder"),
+        ("history", "digits-encoder", "--json"),
+        ("rollback", "digits-encoder"),
+        ("promote", "digits-encoder", "--reason", " "),
+        ("promote", "digits-encoder", "--reason", ""),
+    )
+    without = [reco("models", *arguments, uri=uri) for arguments in asked]
+    assert [done.exit_code for done in without] == [0, 0, 0, 0, 2, 0, 0, 2, 2, 2]
+    with Control(Settings.from_environment({"RECO_HOME": str(home)})) as control, serving(control) as api:
+        monkeypatch.setenv("RECO_API", api.url)
+        monkeypatch.setenv("RECO_TOKEN", api.token("promoter"))
+        over_http = [reco("models", *arguments, uri=uri) for arguments in asked]
+    assert [done.exit_code for done in over_http] == [done.exit_code for done in without]
+    assert [done.stdout for done in over_http] == [done.stdout for done in without]
+    assert [done.stderr for done in over_http] == [done.stderr for done in without]
 
 
 def test_an_unreachable_server_is_one_line_and_what_to_do(reco: Reco) -> None:

@@ -32,6 +32,13 @@ def reco(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.fixture(autouse=True)
+def no_other_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RECO_API", "RECO_STORAGE", "RECO_DATABASE", "RECO_BACKEND", "RECO_RAY_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RECO_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> str:
     """A sweep `old` of three trials: one finished, one stopped early, one failed."""

@@ -18,10 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from service.backends.base import Answer, Backend, Job
+from service.backends.kuberay import KubeRayBackend
+from service.backends.kuberay_api import RayJobs
+from service.backends.kuberay_manifest import Template
 from service.backends.local import LocalBackend
 from service.backends.ray_jobs import RayJobsBackend
+from tests.service.backends.kube_api import NAMESPACE
 
 GRACE_S = 2.0
+RAYJOB = Path(__file__).with_name("rayjob.yaml")
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Place:
     """Where jobs run.
 
     Attributes:
-        kind: `local` or `ray`.
-        where: The folder, or the address.
+        kind: `local`, `ray` or `kuberay`.
+        where: The folder, the address, or the kubeconfig.
         token: For Ray.
     """
 
@@ -42,6 +47,9 @@ class Place:
         """A new one each time: it keeps nothing."""
         if self.kind == "local":
             return LocalBackend(Path(self.where), grace_s=GRACE_S)
+        if self.kind == "kuberay":
+            rayjobs = RayJobs(NAMESPACE, kubeconfig=Path(self.where))
+            return KubeRayBackend(Template.read(RAYJOB), rayjobs, self.token, grace_s=GRACE_S)
         return RayJobsBackend(self.where, self.token, grace_s=GRACE_S)
 
     def elsewhere(self, method: str, *arguments: object, ready: bool = True) -> Elsewhere:

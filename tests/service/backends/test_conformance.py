@@ -110,7 +110,7 @@ def test_a_job_that_is_stopped_twice_hears_it_once_and_ends_in_its_own_way(
     backend = place.backend()
     backend.submit(job_id, Job([sys.executable, str(script)]))
     until(lambda: b"ready\n" in log_of(backend, job_id))
-    assert backend.look(job_id) == Answer("running")
+    until(lambda: backend.look(job_id) == Answer("running"))  # which may be told after what it prints
     backend.stop(job_id)
     until(lambda: b"saving\n" in log_of(backend, job_id))
     backend.stop(job_id)

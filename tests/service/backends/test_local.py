@@ -171,6 +171,20 @@ def test_a_long_log_comes_in_parts_of_whole_lines(backend: LocalBackend) -> None
     assert len(parts) > 4
 
 
+def test_a_job_is_forgotten_once_it_has_ended(backend: LocalBackend, folder: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    backend.submit("run-a1", shell(f"while [ ! -e {go} ]; do sleep 0.05; done; echo told"))
+    backend.forget("run-a1")
+    assert backend.look("run-a1") == Answer("running")
+    go.touch()
+    end_of(backend, "run-a1")
+    assert backend.kept() == ["run-a1"]
+    backend.forget("run-a1")
+    backend.forget("run-a1")
+    assert (backend.kept(), list(folder.iterdir())) == ([], [])
+    assert (backend.look("run-a1"), backend.log("run-a1", 0)) == (Answer("absent"), LogPart(b"", 0))
+
+
 @pytest.mark.parametrize("job_id", ["", ".", "..", "../other", "a/b", "-a", "a b", "x" * 300])
 def test_an_id_that_is_no_name_of_a_folder_is_refused(backend: LocalBackend, folder: Path, job_id: str) -> None:
     with pytest.raises(BackendError, match="cannot be the id"):

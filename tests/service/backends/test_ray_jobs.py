@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import random
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import urllib3
 
 from jobs.errors import UserError
+from jobs.storage.local import LocalStorage
 from service.backends.base import Answer, Backend, BackendError, Job, LogPart, UnreachableBackendError
 from service.backends.ray_jobs import RayJobsBackend
+from service.runs.logs import LogCopies, RunLog
 from service.runs.retry import Cause, Evidence, classify
 from tests.s3 import free_port
 from tests.service.backends.places import end_of, log_of, shell, until
@@ -162,6 +169,35 @@ def test_a_log_that_ray_cannot_read_says_where_it_is(ray_head: RayHead, job_id: 
     assert f"job-driver-{job_id}.log" in (caught.value.hint or "")
 
 
+def test_a_proxy_that_closes_connections_within_answers_loses_and_doubles_no_line(
+    ray_head: RayHead, job_id: str, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    lines = "i=$1; while [ $i -lt $2 ]; do echo line $i; i=$((i+1)); done"
+    told = f"tell() {{ {lines}; }}; tell 0 700; while [ ! -e {go} ]; do sleep 0.05; done; tell 700 1400"
+    RayJobsBackend(ray_head.address, ray_head.token).submit(job_id, shell(told))
+    log, copies, now, cut = RunLog(LocalStorage(tmp_path / "run"), 1), LogCopies(every_s=0), datetime.now(UTC), 0
+    with _cutting(ray_head, random.Random(7)) as address:
+        backend = RayJobsBackend(address, ray_head.token)
+
+        def copied() -> bool:
+            nonlocal cut
+            try:
+                answer = backend.look(job_id)
+                complete = copies.copy(backend, job_id, log, now, ended=answer.ended)
+            except UnreachableBackendError:
+                cut += 1
+                return False
+            if b"line 699\n" in log.read(0).data:
+                go.touch()
+            return complete
+
+        until(copied)
+    printed = [line for line in log.read(0).data.decode().splitlines() if line.startswith("line ")]
+    assert printed == [f"line {number}" for number in range(1400)]
+    assert cut > 2
+
+
 def test_a_failed_job_has_its_error_in_words_without_its_log(ray_head: RayHead, job_id: str) -> None:
     backend = RayJobsBackend(ray_head.address, ray_head.token)
     backend.submit(job_id, shell("echo out of memory, says the log; exit 7"))
@@ -247,3 +283,34 @@ def _answering(status: int, page: str) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def _cutting(head: RayHead, drawn: random.Random) -> Iterator[str]:
+    """A proxy that closes each connection after some bytes of answers, mostly in the middle of one."""
+    target = urlsplit(head.address)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((target.hostname, target.port)) as upstream:
+                threading.Thread(target=_pass_on, args=(self.request, upstream, 1 << 30), daemon=True).start()
+                _pass_on(upstream, self.request, drawn.randrange(200, 60_000))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+def _pass_on(source: socket.socket, target: socket.socket, most: int) -> None:
+    """Pass bytes on until there are no more, or there were so many; then close both ways."""
+    with contextlib.suppress(OSError):
+        while most > 0 and (data := source.recv(min(most, 4096))):
+            target.sendall(data)
+            most -= len(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from jobs.job_folder import SUBMISSION_VARIABLE, Outcome
-from jobs.run_folder import RunFolder
+from jobs.job_folder import SUBMISSION_VARIABLE, JobFolder, Outcome
 from jobs.storage import StoredObject, UnreachableError
 from jobs.storage.local import LocalStorage
 from service.backends.base import Answer, Backend, BackendError, Job, LogPart, Status, UnreachableBackendError
@@ -79,7 +78,7 @@ class ScriptedJob:
 
     job: Job
     life: Life
-    folder: RunFolder
+    folder: JobFolder
     since: datetime
     status: Status = "pending"
     exit_code: int | None = None
@@ -101,7 +100,7 @@ class ScriptedBackend(Backend):
     name = "scripted"
 
     def __init__(
-        self, clock: Clock, folder: Callable[[str], RunFolder], life: Callable[[str], Life], fuse: Fuse
+        self, clock: Clock, folder: Callable[[str], JobFolder], life: Callable[[str], Life], fuse: Fuse
     ) -> None:
         self.clock, self.folder, self.life, self.fuse = clock, folder, life, fuse
         self.jobs: dict[str, ScriptedJob] = {}
@@ -109,11 +108,14 @@ class ScriptedBackend(Backend):
         self.stops: list[str] = []
         self.reachable = True
         self.refuses = False
+        self.full = False
         self.looks = 0
 
     def submit(self, submission_id: str, job: Job) -> bool:
         self.fuse("submit")
         self._answer()
+        if self.full:
+            raise UnreachableBackendError("the quota is used up.")
         new = submission_id not in self.jobs
         if new:
             self.starts.append(submission_id)
@@ -158,7 +160,7 @@ class ScriptedBackend(Backend):
         if job.asked is None or job.status not in ("pending", "running"):
             return
         if (self.clock() - job.asked).total_seconds() >= job.life.dies_s:
-            job.status, job.exit_code = "stopped", -15
+            job.status, job.exit_code = ("absent", None) if job.life.vanishes else ("stopped", -15)
 
     def _advance(self, submission_id: str, job: ScriptedJob) -> None:
         self._die(job)
@@ -239,7 +241,7 @@ class FusedStorage(LocalStorage):
         return new
 
 
-def write_checkpoint(folder: RunFolder, step: int) -> None:
+def write_checkpoint(folder: JobFolder, step: int) -> None:
     """Leave what says that there is a checkpoint."""
     manifest = {"step": step, "size": 1, "sha256": "0", "spec_hash": "abc", "dataset_hash": "def"}
     folder.storage.write(f"checkpoints/step-{step:012d}/manifest.json", json.dumps(manifest).encode())

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from service.runs.database import Database, open_database, upgrade
 from service.runs.errors import SchemaError, StoreError
+from service.runs.listing import RunList
 from service.runs.records import NewRun
 from service.runs.schema import Base
+from service.runs.states import State
 from service.runs.store import RunStore
+from tests.service.runs.conftest import Clock
 from tests.service.runs.racing import line_up, race
 
 
@@ -31,6 +37,49 @@ def test_opening_again_keeps_what_is_there(url: str) -> None:
     upgrade(url)
     with open_database(url) as database:
         assert RunStore(database).get("one").name == "one"
+
+
+def _tables_of(url: str, revision: str) -> Engine:
+    """A database as an earlier version of this project left it."""
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg") if "postgresql" in url else url)
+    config = Config()
+    config.set_main_option("script_location", "service.runs:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    return engine
+
+
+def test_runs_of_the_first_version_are_there_in_the_newest(url: str, clock: Clock) -> None:
+    engine = _tables_of(url, "0001")
+    run = (
+        "INSERT INTO runs (id, name, project, owner, spec, spec_hash, lineage, state, reason, attempts, version,"
+        " created, updated)"
+        " VALUES ('old', 'photos', 'birds', 'ann', 'name: photos', 'abc', '{}', 'failed', 'Lost.', 1, 1,"
+        " '2026-03-01 10:00:00+00:00', '2026-03-01 11:00:00+00:00')"
+    )
+    attempt = (
+        "INSERT INTO attempts (run_id, number, submission_id, backend, state, started, ended)"
+        " VALUES ('old', 1, 'old-a1', 'ray', 'failed', '2026-03-01 10:00:00+00:00', '2026-03-01 11:00:00+00:00')"
+    )
+    event = (
+        "INSERT INTO events (run_id, number, at, kind, words, data)"
+        " VALUES ('old', 1, '2026-03-01 10:00:00+00:00', 'created', 'Stored.', '{}')"
+    )
+    with engine.begin() as connection:
+        for statement in (run, attempt, event):
+            connection.execute(text(statement))
+    engine.dispose()
+    with open_database(url, clock=clock) as database:
+        store = RunStore(database)
+        old = store.get("old")
+        assert (old.kind, old.storage, old.budget_from, old.deleted) == ("run", "", 0, None)
+        assert [each.id for each in RunList(database).page().runs] == ["old"]
+        assert [each.kind for each in store.events("old")] == ["created"]
+        assert store.progress_of(["old"]) == {}
+        again = store.resume("old", actor="ann", words="Again.")
+        assert (again.state, again.attempts, again.budget_from) == (State.QUEUED, 1, 1)
+        assert store.attempts("old")[0].ended == datetime(2026, 3, 1, 11, tzinfo=UTC)
 
 
 def _upgrade(url: str) -> None:

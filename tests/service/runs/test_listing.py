@@ -108,6 +108,28 @@ def test_runs_are_found_by_state_and_by_condition(database: Database, runs: RunL
     assert runs.counts(Filter(owner="b"))[State.STARTING] == 1
 
 
+def test_runs_and_sweeps_are_told_apart(database: Database, runs: RunList, clock: Clock) -> None:
+    fill(database, clock, 2)
+    clock.pass_time(1)
+    RunStore(database).create(NewRun("s1", "temperatures", "{}", "h", "a", kind="sweep", storage="s3://lake/runs"))
+    assert ids(runs) == ["s1", "r001", "r000"]
+    assert ids(runs, kind="sweep") == ["s1"]
+    assert ids(runs, kind="run") == ["r001", "r000"]
+    assert runs.counts(Filter(kind="sweep"))[State.QUEUED] == 1
+
+
+def test_deleted_runs_are_in_no_list(database: Database, runs: RunList, clock: Clock) -> None:
+    fill(database, clock, 3)
+    store = RunStore(database)
+    for run_id in ("r000", "r001"):
+        store.stop(run_id, actor="x", words="Enough.")
+    store.delete("r001", actor="x", words="Not needed.")
+    assert ids(runs) == ["r002", "r000"]
+    assert ids(runs, states=[State.CANCELLED]) == ["r000"]
+    assert runs.counts()[State.CANCELLED] == 1
+    assert [run.id for run in runs.unfinished()] == ["r002"]
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "bm9uc2Vuc2U=", "WzEsIDJd", "WyIyMDI2LTAxLTAxIiwgImEiXQ==", "ä"])
 def test_a_cursor_that_no_page_gave_out_is_refused(runs: RunList, cursor: str) -> None:
     with pytest.raises(CursorError):
@@ -118,9 +140,10 @@ def test_a_cursor_that_no_page_gave_out_is_refused(runs: RunList, cursor: str) -
     ("where", "index"),
     [
         ("", "ix_runs_created_id"),
-        ("WHERE state = 'running'", "ix_runs_state_created_id"),
-        ("WHERE project = 'p1'", "ix_runs_project_created_id"),
-        ("WHERE owner = 'ann'", "ix_runs_owner_created_id"),
+        ("AND state = 'running'", "ix_runs_state_created_id"),
+        ("AND project = 'p1'", "ix_runs_project_created_id"),
+        ("AND owner = 'ann'", "ix_runs_owner_created_id"),
+        ("AND kind = 'sweep'", "ix_runs_kind_created_id"),
     ],
 )
 def test_a_page_of_ten_thousand_runs_is_read_from_an_index_in_its_order(
@@ -129,8 +152,9 @@ def test_a_page_of_ten_thousand_runs_is_read_from_an_index_in_its_order(
     rows: list[dict[str, object]] = [
         {
             "id": f"r{number:05d}", "name": "n", "project": f"p{number % 20}", "owner": f"o{number % 20}", "spec": "",
-            "spec_hash": "", "lineage": {}, "state": "running" if number % 50 == 0 else "succeeded", "reason": "",
+            "spec_hash": "", "lineage": {}, "state": "running" if number % 50 == 1 else "succeeded", "reason": "",
             "attempts": 0, "version": 1, "created": clock.at, "updated": clock.at,
+            "kind": "sweep" if number % 50 == 1 else "run", "deleted": None if number % 10 else clock.at,
         }
         for number in range(10_000)
     ]  # fmt: skip
@@ -139,7 +163,7 @@ def test_a_page_of_ten_thousand_runs_is_read_from_an_index_in_its_order(
     with database.writing() as session:
         session.execute(text("ANALYZE"))
     explain = "EXPLAIN QUERY PLAN" if database.engine.dialect.name == "sqlite" else "EXPLAIN"
-    query = f"{explain} SELECT * FROM runs {where} ORDER BY created DESC, id DESC LIMIT 51"
+    query = f"{explain} SELECT * FROM runs WHERE deleted IS NULL {where} ORDER BY created DESC, id DESC LIMIT 51"
     with database.reading() as session:
         plan = "\n".join(str(row) for row in session.execute(text(query)))
     assert index in plan

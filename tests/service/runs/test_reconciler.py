@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 import sys
 import threading
 import time
@@ -21,11 +22,14 @@ from jobs.storage import AccessDeniedError
 from service.backends.base import Answer, BackendError, Job, Status
 from service.backends.local import LocalBackend
 from service.runs.database import Database, open_database
-from service.runs.evidence import AskFolder, FolderEvidence, Pace, Seen, SetCondition, decide
-from service.runs.leases import Leases
+from service.runs.decision import AskFolder, SetCondition, decide
+from service.runs.evidence import FolderEvidence, Seen
+from service.runs.leadership import LEASE, somebody_leads
+from service.runs.leases import Lease, Leases
 from service.runs.listing import RunList
 from service.runs.logs import RunLog
-from service.runs.reconciler import LEASE, Patience, Reconciler
+from service.runs.pace import Pace
+from service.runs.reconciler import Patience, Reconciler
 from service.runs.records import Attempt, NewRun, Run
 from service.runs.retry import Cause
 from service.runs.states import AttemptState, Condition, State
@@ -79,13 +83,15 @@ class World:
         number = int(submission.rsplit("-a", 1)[1])
         return self.lives[min(number, len(self.lives)) - 1]
 
-    def new_leader(self, command: Callable[[Run, Attempt], Job] | None = None) -> Reconciler:
+    def new_leader(
+        self, command: Callable[[Run, Attempt], Job] | None = None, *, leases: Leases | None = None
+    ) -> Reconciler:
         store = FusedStore(self.database)
         store.fuse = self.fuse
         return Reconciler(
             store,
             RunList(self.database),
-            Leases(self.database),
+            leases or Leases(self.database),
             {"scripted": self.backend},
             command or (lambda run, attempt: Job(["train", run.id])),
             self.folder,
@@ -204,6 +210,19 @@ def test_a_silent_backend_is_asked_once_a_pass(make: Make, database: Database) -
     leader.leader.tick()
     assert leader.backend.looks == looks + 1
     assert all(Condition.UNREACHABLE in each.run.conditions for each in worlds)
+
+
+def test_a_backend_that_takes_no_more_jobs_still_answers_of_those_it_has(make: Make) -> None:
+    waiting, running = make(), make(Life(running_s=ENDLESS))
+    waiting.backend = running.backend
+    waiting.store.stop(waiting.id, actor="ann", words="Later.")
+    running.until(State.RUNNING)
+    waiting.store.resume(waiting.id, actor="ann", words="Now.")
+    running.backend.full = True
+    running.leader.tick()
+    running.leader.tick()
+    assert (waiting.run.state, set(waiting.run.conditions)) == (State.STARTING, {Condition.UNREACHABLE})
+    assert running.run.conditions == {}
 
 
 def test_a_storage_that_is_away_is_not_an_empty_folder(make: Make) -> None:
@@ -380,6 +399,14 @@ def test_a_job_that_waits_for_its_turn_is_ended_at_once(make: Make) -> None:
     world.store.stop(world.id, actor="ann", words="Enough.")
     assert world.until(State.CANCELLED, most=2)
     assert world.backend.stops == [f"{world.id}-a1"]
+
+
+def test_a_job_that_its_backend_ended_by_deleting_it_was_stopped_and_not_lost(make: Make) -> None:
+    world = make(Life(pending_s=ENDLESS, vanishes=True))
+    world.go_on(20)
+    world.store.stop(world.id, actor="ann", words="Enough.")
+    world.until(State.CANCELLED)
+    assert (world.attempts[0].state, world.attempts[0].cause) == (AttemptState.STOPPED, None)
 
 
 def test_a_run_that_was_done_before_it_heard_says_so(make: Make) -> None:
@@ -647,6 +674,100 @@ def test_whoever_stops_leading_lets_another_lead_at_once(make: Make) -> None:
     world.leader.run_forever(Flag(), 10)
     assert world.run.state is State.RUNNING
     assert world.new_leader().tick()
+
+
+def test_a_leader_leaves_when_all_jobs_have_left_and_their_logs_are_kept(make: Make) -> None:
+    world = make(Life(lingers_s=60))
+    assert not world.leader.leave_if_idle()
+    world.until(State.SUCCEEDED)
+    assert not world.leader.leave_if_idle()
+    world.pass_time(60)
+    world.leader.tick()
+    assert RunLog(world.own.storage, 1).is_complete
+    assert world.leader.leave_if_idle()
+    assert world.new_leader().tick()
+
+
+def test_a_leader_does_not_stay_for_a_job_that_was_never_submitted(make: Make) -> None:
+    world = make(fuse=Fuse(kills=lambda n: n == 2))  # after `begin` was stored, before submitting
+    with pytest.raises(KilledError):
+        world.leader.tick()
+    world.store.stop(world.id, actor="ann", words="Enough.")
+    world.pass_time(61)
+    world.leader = world.new_leader()
+    world.until(State.CANCELLED)
+    assert world.leader.leave_if_idle()
+
+
+def test_a_run_that_is_stored_while_a_leader_leaves_is_not_left_alone(make: Make, database: Database) -> None:
+    """Whoever stored it had still found the lease held, and so has started no leader."""
+    world = make()
+
+    class Meanwhile(Leases):
+        def release(self, lease: Lease) -> bool:
+            assert somebody_leads(self, world.clock)
+            world.store.create(NewRun("late", "photos", "name: photos\n", "abc", "ann"))
+            return super().release(lease)
+
+    world.leader = world.new_leader(leases=Meanwhile(database))
+    world.until(State.SUCCEEDED)
+    world.leader.tick()
+    assert not world.leader.leave_if_idle()
+    assert world.leader.tick()
+    assert world.store.get("late").state is State.STARTING
+
+
+def test_progress_is_kept_where_lists_find_it_and_changes_nothing(make: Make) -> None:
+    world = make(Life(running_s=100))
+    world.until(State.RUNNING)
+    assert world.store.progress_of([world.id]) == {}
+    world.own.write_progress({"phase": "training", "step": 5, "metrics": {"loss": float("nan")}})
+    version = world.run.version
+    world.leader.tick()
+    said = world.clock.at
+    world.pass_time(10)
+    world.leader.tick()
+    world.clock.pass_time(61)
+    world.leader = world.new_leader()  # who knows nothing of it does not take it for new either
+    world.leader.tick()
+    told = {"phase": "training", "step": 5, "metrics": {"loss": None}}
+    assert world.store.progress_of([world.id]) == {world.id: (said, told)}
+    assert world.run.version == version
+    world.own.write_progress({"phase": "done", "step": 9})
+    world.until(State.SUCCEEDED)
+    assert world.store.progress_of([world.id])[world.id][1] == {"phase": "done", "step": 9}
+
+
+def test_a_resumed_run_goes_on_with_the_next_attempt_and_its_budgets_anew(make: Make) -> None:
+    world = make(Life(outcome=FAILED), Life(outcome=FAILED), Life(outcome=FAILED), Life())
+    world.until(State.FAILED)
+    assert "Not tried again" in world.run.reason
+    world.store.resume(world.id, actor="ann", words="The disk is larger.")
+    assert world.until(State.RECOVERING).attempts == 3  # tried again, as if nothing had been before
+    run = world.until(State.SUCCEEDED)
+    assert (run.attempts, world.backend.starts) == (4, [f"{world.id}-a{number}" for number in range(1, 5)])
+    assert [event.number for event in world.store.events(world.id)] == list(range(1, run.version + 1))
+
+
+def test_a_wish_to_stop_of_before_does_not_stop_a_resumed_run(make: Make) -> None:
+    world = make(Life(running_s=ENDLESS), Life())
+    world.until(State.RUNNING)
+    world.store.stop(world.id, actor="ann", words="Enough.")
+    world.until(State.CANCELLED)
+    assert world.own.stop_requested()
+    world.store.resume(world.id, actor="ann", words="After all.")
+    assert world.until(State.SUCCEEDED, State.CANCELLED).state is State.SUCCEEDED
+
+
+def test_the_log_of_a_deleted_run_does_not_bring_its_folder_back(make: Make) -> None:
+    world = make(Life(outcome=NAN, lingers_s=60))
+    world.until(State.FAILED)
+    world.store.delete(world.id, actor="ann", words="Not needed.")
+    shutil.rmtree(world.own.url)
+    world.pass_time(60)
+    world.leader.tick()
+    assert not Path(world.own.url).exists()
+    assert world.leader.leave_if_idle()
 
 
 @pytest.mark.parametrize("state", [state for state in State if state.has_live_attempt])

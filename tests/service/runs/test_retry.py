@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.checkpoints.fence import FencedError
 from jobs.errors import RecoError, UserError
 from jobs.job_folder import failed
 from jobs.run_folder import RunFolder
@@ -76,6 +77,7 @@ def test_the_failure_of_a_worker_says_more_than_what_the_driver_made_of_it() -> 
     [
         (UnreachableError("gone"), Cause.STORAGE_OUTAGE),
         (TrackingUnreachableError("gone"), Cause.TRACKING_OUTAGE),
+        (FencedError("taken over"), Cause.NODE_LOST),
         (UserError("no such folder"), Cause.USER_CODE),
     ],
 )
@@ -94,6 +96,8 @@ def test_the_class_of_an_error_is_believed_before_its_words(error: RecoError, ca
         (Evidence(exit_code=-15), Cause.PREEMPTED),
         (Evidence(exit_code=143), Cause.PREEMPTED),
         (Evidence(outcome={"status": "stopped", "exit_code": 130}), Cause.PREEMPTED),
+        (Evidence(outcome={"status": "stopped", "exit_code": 130, "reason": "it was asked to"}), Cause.PREEMPTED),
+        (Evidence(outcome={"status": "stopped", "reason": "budget.gpu_hours 4 is used up"}), Cause.USER_CODE),
         (Evidence(vanished=True), Cause.NODE_LOST),
         (Evidence(vanished=True, outcome=failed(UserError("a wrong path"))), Cause.USER_CODE),
         (Evidence(message="JOB_SUPERVISOR_ACTOR_DIED: the actor died"), Cause.NODE_LOST),

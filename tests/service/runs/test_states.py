@@ -56,9 +56,20 @@ def test_every_signal_and_condition_is_explained() -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in State if state.is_final])
-@pytest.mark.parametrize("signal", Signal)
-def test_a_run_that_has_ended_stays_as_it_is(state: State, signal: Signal) -> None:
+@pytest.mark.parametrize("signal", [signal for signal in Signal if signal is not Signal.RESUME])
+def test_a_run_that_has_ended_stays_as_it_is_by_itself(state: State, signal: Signal) -> None:
     assert next_state(state, signal) == Refusal(state, signal)
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_a_run_that_failed_or_was_cancelled_is_resumed_and_its_attempts_go_on(state: State) -> None:
+    run = Snapshot(state, 3, AttemptState.FAILED)
+    resumed = advance(run, Signal.RESUME)
+    if state not in (State.FAILED, State.CANCELLED):
+        assert resumed == Refusal(state, Signal.RESUME)
+        return
+    assert resumed == Snapshot(State.QUEUED, 3, AttemptState.FAILED)
+    assert advance(resumed, Signal.BEGIN) == Snapshot(State.STARTING, 4, AttemptState.INTENDED)
 
 
 def test_a_refusal_says_what_was_refused() -> None:
@@ -69,7 +80,9 @@ def test_a_refusal_says_what_was_refused() -> None:
 
 
 @given(st.lists(st.sampled_from(Signal), max_size=60))
-def test_whatever_happens_attempts_only_grow_one_is_live_at_most_and_the_end_is_the_end(signals: list[Signal]) -> None:
+def test_whatever_happens_attempts_only_grow_one_is_live_at_most_and_only_a_person_undoes_an_end(
+    signals: list[Signal],
+) -> None:
     run = Snapshot()
     asked_to_stop = False
     for signal in signals:
@@ -77,7 +90,7 @@ def test_whatever_happens_attempts_only_grow_one_is_live_at_most_and_the_end_is_
         if isinstance(after, Refusal):
             assert after == Refusal(run.state, signal)
             continue
-        assert not run.state.is_final
+        assert run.state.is_final == (signal is Signal.RESUME)
         assert after.attempts - run.attempts == (signal is Signal.BEGIN)
         if signal is Signal.BEGIN:  # the one before has ended
             assert run.attempt is None or run.attempt.is_final
@@ -85,7 +98,7 @@ def test_whatever_happens_attempts_only_grow_one_is_live_at_most_and_the_end_is_
         elif run.attempt is not None and run.attempt.is_final:
             assert after.attempt is run.attempt
         assert after.state.has_live_attempt == (after.attempt is not None and not after.attempt.is_final)
-        asked_to_stop |= signal is Signal.STOP
+        asked_to_stop = signal is Signal.STOP or (asked_to_stop and signal is not Signal.RESUME)
         if after.state.is_final and asked_to_stop:
             assert after.state in (State.CANCELLED, State.SUCCEEDED)
         run = after

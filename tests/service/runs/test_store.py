@@ -14,18 +14,35 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from service.runs.database import Database, open_database
-from service.runs.errors import ConflictError, NotLeaderError, RunExistsError, TransitionError, UnknownRunError
+from service.runs.errors import (
+    ConflictError,
+    DeletedRunError,
+    NotLeaderError,
+    RunExistsError,
+    TransitionError,
+    UnknownRunError,
+)
 from service.runs.leases import Leases
-from service.runs.records import NewRun, Run
+from service.runs.records import Ending, NewRun, Run
 from service.runs.retry import Cause
+from service.runs.schema import JsonObject
 from service.runs.states import AttemptState, Condition, Refusal, Signal, Snapshot, State, advance
-from service.runs.store import Ending, RunStore
+from service.runs.store import RunStore
 from tests.service.runs.conftest import Clock
 from tests.service.runs.racing import line_up, race
 
 
 def new(run_id: str = "one") -> NewRun:
-    return NewRun(run_id, "photos", "name: photos\n", "abc", "ann", project="birds", lineage={"sweep": "s"})
+    return NewRun(
+        run_id,
+        "photos",
+        "name: photos\n",
+        "abc",
+        "ann",
+        project="birds",
+        lineage={"sweep": "s"},
+        storage="s3://lake/runs",
+    )
 
 
 @pytest.fixture
@@ -43,8 +60,8 @@ def test_a_run_is_stored_as_asked_for(store: RunStore, clock: Clock) -> None:
     run = store.create(new())
     assert run == store.get("one")
     assert (run.state, run.attempts, run.version, run.created, run.conditions) == (State.QUEUED, 0, 1, clock.at, {})
-    assert (run.name, run.project, run.owner, run.spec, run.spec_hash, run.lineage) == (
-        "photos", "birds", "ann", "name: photos\n", "abc", {"sweep": "s"},
+    assert (run.name, run.project, run.owner, run.spec, run.spec_hash, run.lineage, run.kind, run.storage) == (
+        "photos", "birds", "ann", "name: photos\n", "abc", {"sweep": "s"}, "run", "s3://lake/runs",
     )  # fmt: skip
     [event] = store.events("one")
     assert (event.number, event.kind, event.data) == (1, "created", {"actor": "ann", "state": "queued"})
@@ -151,6 +168,103 @@ def test_events_are_numbered_without_gaps_and_can_be_taken_up_after_any(store: R
     assert events[-1].data == {"actor": "ann", "eye": 1, "state": "running"}
 
 
+def failed(store: RunStore, run_id: str = "one") -> Run:
+    run = moved(store, store.create(new(run_id)), Signal.BEGIN, Signal.RUNNING)
+    return store.move(run, Signal.FAILED, words="Diverged.", actor="leader", ending=Ending(Cause.NAN, 1, 400))
+
+
+def test_a_run_that_failed_goes_on_under_its_id_with_budgets_anew(store: RunStore, clock: Clock) -> None:
+    ended = failed(store)
+    before = store.attempts("one")
+    clock.pass_time(60)
+    run = store.resume("one", actor="ann", words="The learning rate is lower.", data={"changed": ["scale.workers"]})
+    assert (run.state, run.attempts, run.budget_from, run.version) == (State.QUEUED, 1, 1, ended.version + 1)
+    assert (run.reason, run.spec, run.spec_hash) == ("The learning rate is lower.", ended.spec, ended.spec_hash)
+    assert store.attempts("one") == before
+    event = store.events("one", after=ended.version)[0]
+    assert (event.kind, event.data) == (
+        "resume", {"actor": "ann", "attempt": 1, "changed": ["scale.workers"], "state": "queued"},
+    )  # fmt: skip
+    assert moved(store, run, Signal.BEGIN).attempts == 2
+    assert store.attempts("one")[1].submission_id == "one-a2"
+
+
+def test_a_spec_is_changed_with_the_wish_to_go_on_or_not_at_all(store: RunStore) -> None:
+    failed(store)
+    run = store.resume("one", actor="ann", words="Again.", spec="name: photos\nscale: {}\n", spec_hash="def")
+    assert (run.spec, run.spec_hash) == ("name: photos\nscale: {}\n", "def")
+    with pytest.raises(TransitionError, match="'resume' cannot happen to a run that is queued"):
+        store.resume("one", actor="ann", words="Again.", spec="name: other\n", spec_hash="ghi")
+    assert store.get("one") == run
+
+
+def test_a_run_that_was_cancelled_before_its_first_attempt_may_go_on(store: RunStore) -> None:
+    store.create(new())
+    store.stop("one", actor="ann", words="Enough.")
+    run = store.resume("one", actor="ann", words="After all.")
+    assert (run.state, run.attempts, run.budget_from) == (State.QUEUED, 0, 0)
+
+
+def test_a_run_that_succeeded_is_not_resumed(store: RunStore) -> None:
+    moved(store, store.create(new()), Signal.BEGIN, Signal.SUCCEEDED)
+    with pytest.raises(TransitionError, match="the run has succeeded, and stays so"):
+        store.resume("one", actor="ann", words="Again.")
+
+
+def test_a_deleted_run_says_so_keeps_what_happened_and_cannot_go_on(store: RunStore, clock: Clock) -> None:
+    ended = failed(store)
+    clock.pass_time(60)
+    run = store.delete("one", actor="ann", words="Not needed.")
+    assert (run.deleted, run.state, run.version) == (clock.at, State.FAILED, ended.version + 1)
+    assert store.delete("one", actor="ben", words="Not needed either.") == run == store.get("one")
+    assert [event.kind for event in store.events("one")][-2:] == ["failed", "deleted"]
+    assert len(store.attempts("one")) == 1
+    with pytest.raises(DeletedRunError, match=r"run one was deleted on 2026-03-01 12:01 UTC"):
+        store.resume("one", actor="ann", words="Again.", spec="name: other\n")
+    assert store.get("one") == run
+
+
+def test_a_run_that_has_not_ended_is_not_deleted(store: RunStore) -> None:
+    run = moved(store, store.create(new()), Signal.BEGIN)
+    with pytest.raises(TransitionError, match=r"a run that is starting.*reco runs stop one"):
+        store.delete("one", actor="ann", words="Not needed.")
+    assert store.get("one") == run
+
+
+def test_the_last_progress_is_kept_and_is_no_event(store: RunStore, clock: Clock) -> None:
+    run = store.create(new())
+    store.create(new("two"))
+    store.save_progress("one", {"phase": "training", "step": 5})
+    clock.pass_time(2)
+    store.save_progress("one", {"phase": "training", "step": 6})
+    new_at = clock.at
+    clock.pass_time(2)
+    store.save_progress("one", {"phase": "training", "step": 6})
+    assert store.progress_of(["one", "two", "three"]) == {"one": (new_at, {"phase": "training", "step": 6})}
+    assert store.progress_of([]) == {}
+    assert store.get("one") == run
+    with pytest.raises(UnknownRunError):
+        store.save_progress("three", {})
+
+
+def test_progress_with_numbers_that_are_none_is_kept_without_them(store: RunStore) -> None:
+    store.create(new())
+    said: JsonObject = {"metrics": {"loss": float("nan"), "knn": 0.5}, "probes": [float("inf"), 1], "plan": "a\0b"}
+    store.save_progress("one", said)
+    kept: JsonObject = {"metrics": {"loss": None, "knn": 0.5}, "probes": [None, 1], "plan": "ab"}
+    assert store.progress_of(["one"])["one"][1] == kept
+
+
+def test_attempts_that_ended_lately_come_with_their_runs(store: RunStore, clock: Clock) -> None:
+    failed(store, "old")
+    clock.pass_time(3600)
+    ended = failed(store)
+    moved(store, store.create(new("live")), Signal.BEGIN)
+    assert store.ended_since(clock.at) == [(ended, store.attempts("one")[0])]
+    resumed = store.resume("old", actor="ann", words="Again.")
+    assert store.ended_since(clock.at - timedelta(hours=2))[0] == (resumed, store.attempts("old")[0])
+
+
 @pytest.mark.parametrize("condition", Condition)
 def test_a_condition_comes_and_goes_and_never_changes_the_state(
     store: RunStore, clock: Clock, condition: Condition
@@ -198,6 +312,11 @@ def test_what_a_replaced_leader_decided_is_not_written(database: Database, store
         store.move(run, Signal.LOST, words="Lost.", actor="a", lease=old)
     with pytest.raises(NotLeaderError):
         store.set_condition("one", Condition.UNREACHABLE, holds=True, words="Away.", lease=old)
+    with pytest.raises(NotLeaderError):
+        store.note("one", "Away.", actor="a", lease=old)
+    with pytest.raises(NotLeaderError):
+        store.save_progress("one", {"step": 1}, lease=old)
+    assert store.progress_of(["one"]) == {}
     assert store.get("one") == run
     assert store.move(run, Signal.RUNNING, words="Runs.", actor="b", lease=new_one).state is State.RUNNING
 

@@ -1,0 +1,71 @@
+"""The page that compares runs: only what differs, which is better, and their curves in one picture."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from jobs.errors import RecoError, UserError
+from jobs.tracking.compared_runs import find_runs, with_best
+from jobs.tracking.comparison import Comparison, compare
+from jobs.tracking.comparison_report import equal_in_words, leaderboard, sections
+from service.contract.messages import RunDetails
+from service.web.charts import SERIES
+from service.web.curves import Curves, overlaid
+from service.web.session import Visit, Visited
+
+MOST_RUNS = 12
+_CURVES = {
+    "valid/knn": "k-NN, valid",
+    "train/loss": "Loss",
+    "health/rank_me": "RankMe of the queue",
+}
+
+router = APIRouter()
+
+
+@router.get("/compare")
+def compare_runs(
+    visit: Visited,
+    run: Annotated[list[str], Query(max_length=MOST_RUNS)] = [],  # noqa: B006 - FastAPI copies it
+) -> Response:
+    """Compare the runs that are named."""
+    ids = list(dict.fromkeys(run))
+    if len(ids) < 2:
+        raise UserError("two runs or more can be compared.", hint="Tick them in the list of runs, then press Compare.")
+    runs = [visit.service.runs.show(run_id) for run_id in ids]  # those that the caller may not see are not there
+    comparison, trouble = _comparison(visit, ids)
+    return visit.page(
+        "compare.html",
+        runs=runs,
+        comparison=comparison,
+        trouble=trouble,
+        sections=sections(comparison) if comparison else [],
+        best=comparison.groups.index(comparison.verdict.ranked[0]) if comparison else None,
+        ranked=leaderboard(comparison) if comparison else None,
+        equal=equal_in_words(comparison) if comparison else "",
+        charts=_charts(visit, runs),
+    )
+
+
+def _comparison(visit: Visit, ids: list[str]) -> tuple[Comparison | None, RecoError | None]:
+    """What MLflow knows of them, or why it cannot be told."""
+    try:
+        uri = visit.control.tracking
+        found = find_runs(uri, ids)
+        return compare(with_best(uri, found.runs), notes=found.notes), None
+    except RecoError as error:
+        return None, error
+
+
+def _charts(visit: Visit, runs: list[RunDetails]) -> list[str]:
+    curves: Curves = visit.request.app.state.curves
+    records = {}
+    for run in runs[:SERIES]:
+        try:
+            records[run.id] = curves.records(run)
+        except RecoError:  # its folder is away, or it has none yet: the others are shown
+            continue
+    return list(overlaid(records, _CURVES))

@@ -1,0 +1,16 @@
+"""The page of data sets that runs were trained on."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from service.web.session import Visited
+
+router = APIRouter()
+
+
+@router.get("/datasets")
+def list_datasets(visit: Visited) -> Response:
+    """Every data set, the last used first."""
+    return visit.page("datasets.html", datasets=visit.service.runs.datasets())

@@ -1,0 +1,44 @@
+"""Where the parts of the service find each other, and what is told of a mistake in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import UserError
+from service.backends.configured import configured
+from service.settings import Settings
+
+
+def test_without_a_word_everything_is_below_home(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"RECO_HOME": str(tmp_path)})
+    assert settings.database == f"sqlite:///{tmp_path}/service.db"
+    assert settings.storage == f"{tmp_path}/runs"
+    assert list(configured(settings)) == ["local"]
+
+
+def test_a_job_server_takes_new_attempts_and_old_ones_stay_where_they_began(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-of-ray\n")
+    settings = Settings.from_environment(
+        {"RECO_HOME": str(tmp_path), "RECO_RAY_JOBS": "http://head:8265", "RAY_AUTH_TOKEN_PATH": str(token)}
+    )
+    assert (settings.backend, settings.ray_token) == ("ray", "secret-of-ray")
+    assert list(configured(settings)) == ["ray", "local"]
+    assert "secret-of-ray" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RECO_BACKEND": "slurm"}, "no backend"),
+        ({"RECO_BACKEND": "ray"}, "RECO_RAY_JOBS"),
+        ({"RECO_BACKEND": "kuberay"}, "RECO_KUBERAY_TEMPLATE"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "token of Ray"),
+    ],
+)
+def test_a_mistake_is_told_with_what_to_change(variables: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        Settings.from_environment(variables)
+    assert raised.value.hint
