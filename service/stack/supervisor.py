@@ -136,7 +136,7 @@ class Supervisor:
             _log.warning("%s died (%d in a row): %s", part.name, deaths, words)
             if deaths >= self._patience.deaths:
                 self._recorder.part(part.name, state="failed", restarts=deaths - 1, words=words)
-                return
+                wishes = self._pause(wishes, None)
                 deaths = 0
                 continue
             wait = self._patience.wait(deaths)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from pydantic import TypeAdapter
 
 from service.api.documents import EVENT_STREAM, STREAMED, SUBMISSION
 from service.api.events import Streams
@@ -13,7 +14,7 @@ from service.api.gate import caller_of
 from service.api.policy import DataPolicy
 from service.api.queries import only_known
 from service.api.roles import Asked, authorised
-from service.contract.interface import Wanted
+from service.contract.interface import Service, Wanted
 from service.contract.messages import (
     Change,
     CheckpointView,
@@ -28,12 +29,15 @@ from service.contract.messages import (
     RunPage,
     RunView,
     SweepBoard,
+    Told,
 )
 from service.runs.listing import LARGEST_PAGE
 from service.runs.states import Condition, Kind, State
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorised), Depends(only_known)], tags=["runs"])
 
+_JSON = "application/json"
+_EVENTS = TypeAdapter(list[EventView])
 _LARGEST = 2**31 - 1  # what every database can compare with
 Id = Annotated[
     RunId, Path(description="Id of the run, as `run_id` of its submission.", examples=["photos-20261123-2210"])
@@ -67,34 +71,34 @@ class Choice:
         self._choice = {"name": name, "project": project, "owner": owner, "condition": condition}
         self._states = state or []
 
-    def page(self, service: Asked, response: Response, path: str, kind: Kind | None) -> RunPage:
+    def page(self, service: Service, path: str, kind: Kind | None) -> Response:
         """The page that is wanted; the address of the next one is in the header `Link`, too."""
         wanted = Wanted(states=self._states, kind=kind, **self._choice)  # type: ignore[arg-type]  # by name
         page = service.runs.page(wanted, after=self.after, limit=self.limit)
+        headers = {}
         if page.next is not None:
             query: list[tuple[str, object]] = [("state", each) for each in self._states]
             query += [(name, value) for name, value in self._choice.items() if value is not None]
             query += [("kind", kind)] if kind is not None and path.endswith("runs") else []
             address = f"{path}?{urlencode([*query, ('limit', self.limit), ('after', page.next)])}"
-            response.headers["Link"] = f'<{address}>; rel="next"'
-        return page
+            headers["Link"] = f'<{address}>; rel="next"'
+        return _told(page, headers)
 
 
-@router.get("/runs", operation_id="list_runs", summary="Runs and sweeps, the newest first")
+@router.get("/runs", operation_id="list_runs", summary="Runs and sweeps, the newest first", response_model=RunPage)
 def list_runs(
     service: Asked,
-    response: Response,
     choice: Annotated[Choice, Depends()],
     kind: Annotated[Kind | None, Query(description="Runs or sweeps.")] = None,
-) -> RunPage:
+) -> Response:
     """How many are in each state comes with the first page only."""
-    return choice.page(service, response, "/v1/runs", kind)
+    return choice.page(service, "/v1/runs", kind)
 
 
-@router.get("/sweeps", operation_id="list_sweeps", summary="Sweeps, the newest first")
-def list_sweeps(service: Asked, response: Response, choice: Annotated[Choice, Depends()]) -> RunPage:
+@router.get("/sweeps", operation_id="list_sweeps", summary="Sweeps, the newest first", response_model=RunPage)
+def list_sweeps(service: Asked, choice: Annotated[Choice, Depends()]) -> Response:
     """The same as `/v1/runs?kind=sweep`."""
-    return choice.page(service, response, "/v1/sweeps", "sweep")
+    return choice.page(service, "/v1/sweeps", "sweep")
 
 
 @router.post("/plans", operation_id="plan_run", summary="What a submission would do")
@@ -115,10 +119,10 @@ def submit_run(
     return run
 
 
-@router.get("/runs/{run_id}", operation_id="show_run", summary="One run")
-def show_run(service: Asked, run_id: Id) -> RunDetails:
+@router.get("/runs/{run_id}", operation_id="show_run", summary="One run", response_model=RunDetails)
+def show_run(service: Asked, run_id: Id) -> Response:
     """With its spec, its attempts, and how it ended."""
-    return service.runs.show(run_id)
+    return _told(service.runs.show(run_id))
 
 
 @router.delete("/runs/{run_id}", operation_id="delete_run", summary="Delete a run that has ended, with its folder")
@@ -171,29 +175,31 @@ def list_events(
     after: Annotated[int, Query(ge=0, le=_LARGEST, description="Number of the last event that is known.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many; of a list only.")] = 1000,
     last_event_id: Annotated[str | None, Header(max_length=20, description="Of a stream that was cut off.")] = None,
-) -> Any:  # noqa: ANN401  (two media types of one address)
+) -> Response:
     """With `Accept: text/event-stream` it is told as it happens, until the run has ended.
 
     `event` is what happened, with its number as id; `run` is the run whenever its progress is new; `end` is the last
     message, with the run as it is then.
     """
     if EVENT_STREAM not in request.headers.get("accept", ""):
-        return service.runs.events(run_id, after=after, limit=limit)
+        return Response(_EVENTS.dump_json(service.runs.events(run_id, after=after, limit=limit)), media_type=_JSON)
     service.runs.events(run_id, limit=1)  # an unknown run is a problem, and no stream
     known = min(int(last_event_id), _LARGEST) if last_event_id is not None and last_event_id.isdecimal() else after
     streams: Streams = request.app.state.streams
     return streams.open(service, caller_of(request), run_id, after=known)
 
 
-@router.get("/runs/{run_id}/log", operation_id="read_log", summary="What an attempt has printed")
+@router.get(
+    "/runs/{run_id}/log", operation_id="read_log", summary="What an attempt has printed", response_model=LogChunk
+)
 def read_log(
     service: Asked,
     run_id: Id,
     attempt: Annotated[int | None, Query(ge=1, le=_LARGEST, description="The last one by default.")] = None,
     offset: Annotated[int, Query(ge=0, le=2**53, description="0, or `next_offset` of the part before.")] = 0,
-) -> LogChunk:
+) -> Response:
     """In parts, in whole lines; an empty one says that there is no more for now."""
-    return service.runs.log(run_id, attempt=attempt, offset=offset)
+    return _told(service.runs.log(run_id, attempt=attempt, offset=offset))
 
 
 @router.get("/runs/{run_id}/checkpoints", operation_id="list_checkpoints", summary="What is saved of a run")
@@ -212,6 +218,11 @@ def show_board(service: Asked, run_id: Id) -> SweepBoard:
 def list_datasets(service: Asked, project: Annotated[Project | None, Query()] = None) -> list[DatasetView]:
     """The last used first."""
     return service.runs.datasets(project)
+
+
+def _told(message: Told, headers: dict[str, str] | None = None) -> Response:
+    """A message as it is: FastAPI would take a thread once more to look whether it is one. For what is asked often."""
+    return Response(message.model_dump_json(), headers=headers, media_type=_JSON)
 
 
 def _policy(request: Request) -> DataPolicy:
