@@ -35,6 +35,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
+
 from benchmarks.api_load import ENDED, LIVE, Part, flat_out, steady
 from benchmarks.measure import spread, tree_cpu_s
 from benchmarks.stored_runs import SPEC, fill, percentile, progress_of
@@ -129,18 +131,28 @@ def training(folders: list[RunFolder]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def leading(environment: dict[str, str], *, really: bool) -> Iterator[int | None]:
-    """The leader beside it; its process id."""
+def leading(api: Served, *, really: bool) -> Iterator[int | None]:
+    """The leader beside it, when it has looked at every live run once; its process id."""
     if not really:
         yield None
         return
-    leader = subprocess.Popen([sys.executable, "-m", "service.leader"], env=environment, stderr=subprocess.DEVNULL)
+    began = datetime.now(UTC)
+    command = [sys.executable, "-m", "service.leader"]
+    leader = subprocess.Popen(command, env=api.environment, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(3)  # its start is not what is measured
+        headers = {"Authorization": f"Bearer {api.token}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", headers=headers) as client:
+            for number in range(LIVE):  # its start is not what is measured
+                while not _seen_since(began, client.get(f"/v1/runs/live-{number}").json()["progress_at"]):
+                    time.sleep(0.2)
         yield leader.pid
     finally:
         leader.terminate()
         leader.wait(30)
+
+
+def _seen_since(began: datetime, progress_at: str | None) -> bool:
+    return progress_at is not None and datetime.fromisoformat(progress_at) > began
 
 
 def measured(api: Served, arguments: argparse.Namespace, what: str) -> Part:
@@ -187,7 +199,7 @@ def main() -> None:
         assert not first.failed, f"{first.failed} of {len(first.took_s)} requests were not answered with 200"
         for number in range(2 * arguments.rounds):
             leads = number % 4 in (0, 3)
-            with leading(api.environment, really=leads) as leader:
+            with leading(api, really=leads) as leader:
                 before, start = tree_cpu_s(leader) if leader else 0.0, time.perf_counter()
                 for what, by_leader in found.items():
                     part = measured(api, arguments, what.split()[0])
