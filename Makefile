@@ -21,7 +21,7 @@ venv: .venv/.installed ## Make .venv with everything installed
 demo: venv ## Pictures to a registered encoder on this machine; DATA=folder-or-shards for your own
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/demo.py "$(DATA)"
 
-test: venv ## The tests a change must pass, about ten minutes on two cores
+test: venv ## The tests a change must pass, about seventeen minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-full: venv ## Every test, the long ones too

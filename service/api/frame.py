@@ -17,9 +17,11 @@ from service.api.errors import BusyError, SlowRequestError, TooLargeError
 from service.api.metrics import Requests
 from service.api.problems import problem, problem_of, unexpected
 from service.api.settings import ApiSettings
+from service.control.control import version
 
 _log = logging.getLogger("reco.api")
 _BAD = HTTPStatus.BAD_REQUEST
+_VERSION = version()
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -140,6 +142,7 @@ class _Exchange:
         if data:
             headers["Cache-Control"] = "no-store"
         headers["X-Request-ID"] = self.id
+        headers["X-Reco-Version"] = _VERSION
 
     def _expire(self) -> None:
         """Time is over. A change goes on: to give one up halfway, and to say nothing, would be worse."""

@@ -127,6 +127,7 @@ def test_one_spec_gives_one_registered_encoder(
     assert (tmp_path / "map.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_killed_driver_leave_one_run_without_a_gap(
     shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_run_id_goes_on(
     shards: Path, home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

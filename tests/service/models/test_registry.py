@@ -29,6 +29,7 @@ def champion(model: str, uri: str) -> int:
     return int(MlflowClient(uri).get_registered_model(model).aliases.get(CHAMPION, 0))
 
 
+@pytest.mark.slow
 def test_better_ones_are_promoted_worse_ones_refused_with_figures_and_rollback_restores(uri: str) -> None:
     for seed, knn in enumerate((60.0, 66.0, 61.0, 65.7)):
         register_random(uri, "plain", seed=seed, knn=knn)
