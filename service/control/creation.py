@@ -12,7 +12,6 @@ from jobs.errors import UserError
 from jobs.spec import RunSpec, parse_spec
 from jobs.storage import StorageError
 from service.contract.messages import Change, Identity, Plan, RunView, Submission
-from service.control import planning
 from service.control.job import FORKED_FROM, THEN_FULL, WEIGHTS_FROM, folder_at, folder_of
 from service.control.specs import Checked, checked, of_run, stored
 from service.control.views import run_view
@@ -41,6 +40,8 @@ class NewRuns:
 
     def plan(self, submission: Submission) -> Plan:
         """See `Runs.plan`."""
+        from service.control import planning  # late: the reader of indexes takes a tenth of a second to import
+
         found = checked(submission)
         project = self._project(submission.project)
         run_id = submission.run_id or self._new_id(found.name)

@@ -19,6 +19,15 @@ from service.runs.schema import JsonObject
 from service.settings import Settings
 
 _FLOAT = 4  # bytes of a number in a queue
+_ENDS = {
+    Cause.PREEMPTED: "its host is taken away",
+    Cause.NODE_LOST: "its host dies",
+    Cause.STORAGE_OUTAGE: "the storage is away",
+    Cause.TRACKING_OUTAGE: "MLflow is away",
+    Cause.OUT_OF_MEMORY: "memory runs out",
+    Cause.UNKNOWN: "nobody knows why it ended",
+}
+"""What ends an attempt and may be tried again, in words."""
 
 
 def plan(found: Checked, run_id: str, settings: Settings, last: Run | None, progress: JsonObject | None) -> Plan:
@@ -54,9 +63,9 @@ def _of_run(
     spec: RunSpec, last: Run | None, progress: JsonObject | None, warnings: list[str]
 ) -> Iterator[tuple[str, str]]:
     scale, method, train = spec.scale, spec.method, spec.train
-    gpus = f"{scale.gpus_per_worker} GPU" if scale.gpus_per_worker else "no GPU"
+    gpus = _counted(scale.gpus_per_worker, "GPU") if scale.gpus_per_worker else "no GPU"
     least = f", at least {scale.min_workers}" if scale.min_workers else ""
-    yield "workers", f"{scale.workers}{least}, each with {gpus} and {scale.cpus_per_worker} CPU cores"
+    yield "workers", f"{scale.workers}{least}, each with {gpus} and {_counted(scale.cpus_per_worker, 'CPU core')}"
     yield (
         "batch",
         (
@@ -89,7 +98,7 @@ def _of_run(
     queues = 2 * method.queue_size * method.projection_dim * _FLOAT
     measured = said.get("memory_gb")
     known = f"; {last.id} took {measured:.1f} GB" if last is not None and isinstance(measured, int | float) else ""
-    yield "memory", f"{queues / 1e6:,.0f} MB of queues on each worker, besides encoders and activations{known}"
+    yield "memory", f"{_size(queues)} of queues on each worker, besides encoders and activations{known}"
     yield "checkpoints", f"every {spec.checkpoint.every}, the newest {spec.checkpoint.keep} are kept"
     yield "registers", "nothing: the spec names no model" if spec.register is None else spec.register.model
     if spec.data.probe is None:
@@ -148,9 +157,9 @@ def _place(settings: Settings) -> str:
 
 
 def _retries() -> str:
-    again = [cause.value.replace("_", " ") for cause in Cause if POLICIES[cause].again > 1]
-    once = [cause.value.replace("_", " ") for cause in Cause if POLICIES[cause].again == 1]
-    return f"after {', '.join(again)}; once after {', '.join(once)}; never after what would only happen again"
+    again = [words for cause, words in _ENDS.items() if POLICIES[cause].again > 1]
+    once = [words for cause, words in _ENDS.items() if POLICIES[cause].again == 1]
+    return f"when {', '.join(again)}; once when {', '.join(once)}; never for what would only happen again"
 
 
 def _changes(last: Run, now: RunSpec | Sweep) -> list[str]:
@@ -179,6 +188,17 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
             yield from _leaves(f"{path}.{name}" if path else str(name), each)
     else:
         yield path, value
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _size(size: float) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e3:.0f} kB"
 
 
 def _duration(seconds: float) -> str:

@@ -29,7 +29,6 @@ from service.contract.messages import (
     SweepBoard,
     TrialView,
 )
-from service.control import datasets
 from service.control.creation import NewRuns
 from service.control.job import folder_of
 from service.control.specs import stored
@@ -198,6 +197,8 @@ class StoredRuns(Runs):
 
     def datasets(self, project: str | None = None) -> list[DatasetView]:
         """See `Runs.datasets`."""
+        from service.control import datasets  # late: the reader of indexes takes a tenth of a second to import
+
         if self._caller.project is not None and project not in (None, self._caller.project):
             return []
         return datasets.used(self._control.listed, self._caller.project or project)

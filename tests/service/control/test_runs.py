@@ -188,7 +188,7 @@ def test_a_plan_says_what_will_happen_and_what_changed(control: Control, runs: R
     first = runs.plan(Submission(spec=spec))
     words = {line.name: line.words for line in first.lines}
     assert words["data"].startswith("200 pictures in ")
-    assert "never after" in words["tried again"]
+    assert "never for" in words["tried again"]
     assert first.changes is None
     run = runs.submit(Submission(spec=spec))
     control.store.save_progress(run.id, {"pictures_per_s": 100.0, "memory_gb": 1.5})
