@@ -7,6 +7,7 @@ import logging
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -124,11 +125,11 @@ class Attempt:
 
 def _worker(config: dict[str, Any]) -> None:
     """One rank: what every worker of the cluster runs."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    context = ray.train.get_context()
+    _sign_lines(context.get_world_rank())
     spec = RunSpec.model_validate_json(config["spec"])
     url, run_id = config["url"].rsplit("/", 1)
     folder = RunFolder(url, run_id)
-    context = ray.train.get_context()
     torch.set_num_threads(spec.scale.cpus_per_worker)
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), pick_device(context.get_local_rank()))
     _log.info("rank %d of %d of run %s is on %s", ranks.rank, ranks.world_size, run_id, socket.gethostname())
@@ -154,6 +155,17 @@ def _worker(config: dict[str, Any]) -> None:
         except RecoError as error:
             folder.write_failure(error)
             raise
+
+
+def _sign_lines(rank: int) -> None:
+    """Have every line say whose it is: those of all ranks meet in the log of the run."""
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter(f"[rank {rank}] %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    # Ray's own console handler takes no format; its files stay.
+    root.handlers = [*(each for each in root.handlers if not isinstance(each, logging.StreamHandler)), console]
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of PyTorch to this project, not to who reads the log
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -107,6 +107,8 @@ def test_one_spec_gives_one_registered_encoder(
     assert (outcome["status"], outcome["model"]) == ("succeeded", "tiny-encoder/1")
     log = reco("runs", "logs", "whole", "-f", environment=environment)
     assert (log.returncode, "step" in log.stdout) == (0, True)
+    assert "[rank 0] " in log.stdout  # whose line it is
+    assert "[rank 1] " in log.stdout
     events = reco("runs", "events", "whole", environment=environment).stdout
     assert [line.split()[3] for line in events.splitlines()][-2:] == ["running:", "succeeded:"]
 
