@@ -17,6 +17,7 @@ from jobs.errors import RecoError, UserError
 from service.backends.configured import configured
 from service.control.job import folder_of, job_of
 from service.runs.database import Database, open_database
+from service.runs.idempotency import Replies
 from service.runs.leadership import somebody_leads
 from service.runs.leases import Leases
 from service.runs.listing import RunList
@@ -74,6 +75,7 @@ def lead(
         functools.partial(job_of, settings=settings),
         folder_of,
         database.clock,
+        replies=Replies(database),
     )
 
     def done(led: bool) -> bool:

@@ -10,6 +10,7 @@ from jobs.job_folder import JobFolder
 from jobs.storage import StorageError
 from service.backends.base import Backend, BackendError, UnreachableBackendError
 from service.runs.database import Clock
+from service.runs.idempotency import Replies
 from service.runs.logs import RunLog
 from service.runs.records import Attempt, Run
 from service.runs.store import RunStore
@@ -17,24 +18,31 @@ from service.runs.store import RunStore
 _log = logging.getLogger("reco.leader")
 
 _OLD = timedelta(days=7)
-"""So long after its end, nobody submits an attempt's job again: what knows that its id is taken may go, too."""
+"""So long after its end, nobody submits an attempt's job again, nor asks a client what became of its request."""
 _EVERY = timedelta(hours=1)
 
 
 class Clearing:
-    """Has backends forget jobs.
+    """Has backends forget jobs, and the store what clients were answered.
 
     Args:
         store: The runs.
         backends: Whose jobs they are.
         folder: The folder of a run.
         clock: What time it is.
+        replies: Answers that are kept for clients who ask again.
     """
 
     def __init__(
-        self, store: RunStore, backends: Iterable[Backend], folder: Callable[[Run], JobFolder], clock: Clock
+        self,
+        store: RunStore,
+        backends: Iterable[Backend],
+        folder: Callable[[Run], JobFolder],
+        clock: Clock,
+        replies: Replies | None = None,
     ) -> None:
         self._store, self._backends, self._folder, self._clock = store, list(backends), folder, clock
+        self._replies = replies
         self._last: datetime | None = None
 
     def clear(self) -> None:
@@ -43,6 +51,8 @@ class Clearing:
         if self._last is not None and now - self._last < _EVERY:
             return
         self._last = now
+        if self._replies is not None and (gone := self._replies.forget(now - _OLD)):
+            _log.info("%d answers of before %s are forgotten", gone, now - _OLD)
         for backend in self._backends:
             try:
                 for submission in backend.kept():

@@ -23,6 +23,7 @@ from service.runs.decision import decide
 from service.runs.departed import Departed
 from service.runs.errors import ConflictError, NotLeaderError, StoreError, TransitionError
 from service.runs.evidence import FolderEvidence, FolderReader, Seen
+from service.runs.idempotency import Replies
 from service.runs.leadership import Leadership
 from service.runs.leases import Leases
 from service.runs.listing import RunList
@@ -63,6 +64,7 @@ class Reconciler:
         clock: What time it is.
         patience: How long to wait for what.
         holder: Name of this process, which no other has or had.
+        replies: Answers kept for clients who ask again; old ones are forgotten.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Reconciler:
         *,
         patience: Patience = Patience(),
         holder: str | None = None,
+        replies: Replies | None = None,
     ) -> None:
         self._store, self._list = store, listed
         self._folder, self._clock, self._patience = folder, clock, patience
@@ -84,7 +87,7 @@ class Reconciler:
         self._answers = Answers(backends)
         self._departed = Departed(store, self._answers, folder, clock, grace_s=patience.grace_s)
         self._acting = Acting(store, self._answers, self._departed, self._leadership, command, folder, clock)
-        self._clearing = Clearing(store, backends.values(), folder, clock)
+        self._clearing = Clearing(store, backends.values(), folder, clock, replies)
         self._reader = FolderReader()
         self._watch = Watch()
         self._stopping: dict[str, datetime] = {}

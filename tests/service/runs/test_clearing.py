@@ -13,6 +13,7 @@ from service.backends.base import Job
 from service.backends.local import LocalBackend
 from service.runs.clearing import Clearing
 from service.runs.database import Database, open_database
+from service.runs.idempotency import Replies
 from service.runs.logs import RunLog
 from service.runs.records import Ending, NewRun, Run
 from service.runs.retry import Cause
@@ -106,3 +107,18 @@ def test_a_backend_that_is_away_is_left_for_later(world: World) -> None:
     world.clock.pass_time(1)
     world.clearing.clear()
     assert world.backend.kept() == []
+
+
+def test_answers_to_clients_are_forgotten_once_nobody_asks_again(world: World, tmp_path: Path, clock: Clock) -> None:
+    with open_database(f"sqlite:///{tmp_path}/runs.db", clock=clock) as database:
+        replies = Replies(database)
+        clearing = Clearing(world.store, [], world.folder, clock, replies)
+        replies.once(project="p", key="old", request=b"r", act=lambda _: {"run": 1})
+        clock.pass_time(5 * DAY)
+        replies.once(project="p", key="new", request=b"r", act=lambda _: {"run": 2})
+        clearing.clear()
+        assert replies.once(project="p", key="old", request=b"r", act=lambda _: {}).repeated
+        clock.pass_time(3 * DAY)
+        clearing.clear()
+        assert not replies.once(project="p", key="old", request=b"r", act=lambda _: {"run": 3}).repeated
+        assert replies.once(project="p", key="new", request=b"r", act=lambda _: {}).repeated
