@@ -79,6 +79,7 @@ class JobFolder:
     Args:
         url: Folder or S3 prefix that holds the jobs.
         job_id: The job.
+        patience_s: As `open_storage` has it.
 
     Attributes:
         job_id: As given.
@@ -95,7 +96,7 @@ class JobFolder:
     of_an_attempt: ClassVar[tuple[str, ...]] = ("outcome.json", "stop")
     """Keys that say something of one attempt only."""
 
-    def __init__(self, url: str, job_id: str) -> None:
+    def __init__(self, url: str, job_id: str, *, patience_s: float | None = None) -> None:
         if not _ID.fullmatch(job_id):
             raise UserError(
                 f"a {self.kind} cannot be called {job_id!r}.",
@@ -104,7 +105,7 @@ class JobFolder:
         self.job_id = job_id
         self.parent = url.rstrip("/")
         self.url = f"{self.parent}/{job_id}"
-        self.storage: Storage = open_storage(self.url)
+        self.storage: Storage = open_storage(self.url, patience_s=patience_s)
 
     def begin_attempt(self) -> None:
         """Forget how an earlier attempt ended and whether somebody asked it to stop."""

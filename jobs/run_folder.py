@@ -97,6 +97,7 @@ class RunFolder(JobFolder):
     Args:
         url: Folder or S3 prefix that holds the runs.
         run_id: The run.
+        patience_s: As `open_storage` has it.
 
     Raises:
         UserError: If the id cannot be the name of a folder, a log and a tag.
@@ -105,8 +106,8 @@ class RunFolder(JobFolder):
     kind = "run"
     of_an_attempt = ("outcome.json", "failure.json", "stop", "pause", "progress.json")
 
-    def __init__(self, url: str, run_id: str) -> None:
-        super().__init__(url, run_id)
+    def __init__(self, url: str, run_id: str, *, patience_s: float | None = None) -> None:
+        super().__init__(url, run_id, patience_s=patience_s)
         self.run_id = run_id
 
     def claim(self, spec: RunSpec) -> None:

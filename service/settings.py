@@ -44,7 +44,7 @@ class Settings:
         Raises:
             UserError: What a variable says cannot be.
         """
-        home = Path(environment.get("RECO_HOME") or "~/.reco").expanduser().absolute()
+        home = Path(_absolute(environment.get("RECO_HOME") or "~/.reco"))
         ray_jobs = environment.get("RECO_RAY_JOBS") or None
         backend = environment.get("RECO_BACKEND") or ("ray" if ray_jobs else "local")
         template = environment.get("RECO_KUBERAY_TEMPLATE") or None
@@ -65,7 +65,7 @@ class Settings:
         return cls(
             home=home,
             database=environment.get("RECO_DATABASE") or f"sqlite:///{home / 'service.db'}",
-            storage=(environment.get("RECO_STORAGE") or str(home / "runs")).rstrip("/"),
+            storage=_absolute(environment.get("RECO_STORAGE") or str(home / "runs")),
             backend=backend,  # type: ignore[arg-type]  # looked up above
             ray_jobs=ray_jobs,
             ray_token=_ray_token(environment),
@@ -74,15 +74,28 @@ class Settings:
         )
 
 
+def _absolute(place: str) -> str:
+    """A folder that is the same from wherever a process was started; other addresses are left as they are."""
+    if "://" in place:
+        return place.rstrip("/")
+    try:
+        return str(Path(place).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(
+            f"{place} cannot be found: this user has no home folder.", hint="Set RECO_HOME, and RECO_STORAGE."
+        ) from error
+
+
 def _ray_token(environment: Mapping[str, str]) -> str | None:
     if token := environment.get("RAY_AUTH_TOKEN"):
         return token
     if path := environment.get("RAY_AUTH_TOKEN_PATH"):
         try:
             return Path(path).expanduser().read_text().strip() or None
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UserError(
-                f"the token of Ray cannot be read: {path}: {error.strerror or error}.",
+                f"the token of Ray cannot be read: {path}: {why}.",
                 hint="Correct RAY_AUTH_TOKEN_PATH, or set RAY_AUTH_TOKEN.",
             ) from error
     return None

@@ -97,7 +97,7 @@ def survey(storage: Storage, *, verify: bool) -> list[Kept]:
     manifests = {manifest.step: manifest for manifest in list_manifests(storage)}
     sizes: dict[int, int] = {}
     unreadable = set()
-    for stored in storage.list(PREFIX):
+    for stored in storage.list(f"{PREFIX}step-"):
         step = step_of(stored.key)
         sizes[step] = max(sizes.get(step, 0), stored.size if stored.key.endswith("/state.pt") else 0)
         if stored.key.endswith("/manifest.json") and step not in manifests:

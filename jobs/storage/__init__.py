@@ -37,11 +37,12 @@ __all__ = [
 ]
 
 
-def open_storage(url: str) -> Storage:
+def open_storage(url: str, *, patience_s: float | None = None) -> Storage:
     """Open the root that `url` names; nothing is contacted or made yet.
 
     Args:
         url: `s3://bucket/prefix`, a local folder, or its `file://` URL.
+        patience_s: How long an S3 server may stay away before that is an error; minutes by default, as jobs want it.
 
     Raises:
         AddressError: Any other scheme, or no bucket.
@@ -59,9 +60,12 @@ def open_storage(url: str) -> Storage:
     if not bucket:
         raise AddressError(f"{url} names no bucket.", hint="Write s3://bucket/prefix.")
     # Imported late: boto3 takes a quarter of a second, which nobody who reads a folder should pay.
+    from jobs.storage.retry import Patience
     from jobs.storage.s3 import S3Storage
 
-    return S3Storage(bucket, prefix.strip("/"))
+    if patience_s is None:
+        return S3Storage(bucket, prefix.strip("/"))
+    return S3Storage(bucket, prefix.strip("/"), reading=Patience(patience_s), asking=Patience(patience_s))
 
 
 def cached(storage: Storage, folder: Path, limit_bytes: int) -> Storage:

@@ -27,6 +27,7 @@ class SweepFolder(JobFolder):
     Args:
         url: Folder or S3 prefix that holds runs and sweeps.
         sweep_id: The sweep.
+        patience_s: As `open_storage` has it.
 
     Raises:
         UserError: If the id cannot be the name of a folder.
@@ -34,8 +35,8 @@ class SweepFolder(JobFolder):
 
     kind = "sweep"
 
-    def __init__(self, url: str, sweep_id: str) -> None:
-        super().__init__(url, sweep_id)
+    def __init__(self, url: str, sweep_id: str, *, patience_s: float | None = None) -> None:
+        super().__init__(url, sweep_id, patience_s=patience_s)
         self.sweep_id = sweep_id
         self.run(9999, 99)  # an id that leaves no room for those of its runs is refused now
 

@@ -12,6 +12,7 @@ from jobs.errors import UserError
 from service.cli import asking, connect, output
 from service.cli.options import Detach, Overrides, RunId, Yes
 from service.cli.promotion import message
+from service.runs.errors import UnknownRunError
 from service.runs.states import State
 
 if TYPE_CHECKING:
@@ -95,8 +96,11 @@ def delete(run: RunId, yes: Yes = False) -> None:
     - `reco runs delete photos-20261123-2210`
     """
     with connect.service() as service:
-        found = service.runs.show(run)
-        if found.state.is_final and not yes:  # one that has not is refused below, unasked
+        try:
+            found = service.runs.show(run)
+        except UnknownRunError:
+            found = None  # perhaps deleted halfway: `delete` ends that, or says that there is no such run
+        if found is not None and found.state.is_final and not yes:  # one that has not is refused below, unasked
             kept = service.runs.checkpoints(run)
             size = sum(each.size for each in kept) / 1e6
             what = f"{len(kept)} checkpoints ({size:,.1f} MB)" if len(kept) != 1 else f"a checkpoint ({size:,.1f} MB)"

@@ -12,7 +12,7 @@ import typer
 from jobs.errors import UserError
 from service.cli import connect, output
 from service.cli.options import Detach, Overrides, ProjectOption, StorageOption, Yes
-from service.runs.errors import UnknownRunError
+from service.runs.errors import RunExistsError, UnknownRunError
 from service.runs.states import State
 
 if TYPE_CHECKING:
@@ -68,7 +68,12 @@ def pretrain(
                 output.note("nothing was started")
                 raise typer.Exit(1)
             key = uuid.uuid4().hex  # an answer that was lost on its way must not become a second run
-            run = runs.submit(submission.model_copy(update={"run_id": plan.run_id}), key=key)
+            try:
+                run = runs.submit(submission.model_copy(update={"run_id": plan.run_id}), key=key)
+            except RunExistsError:
+                if run_id is not None:
+                    raise
+                run = runs.submit(submission, key=uuid.uuid4().hex)  # another took that id while the plan was read
             since = run.created
         else:
             if dry_run:

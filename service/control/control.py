@@ -68,7 +68,7 @@ class Control:
         """Where jobs run, by name; the one for new attempts first."""
         return configured(self.settings)
 
-    @functools.cached_property
+    @property
     def tracking(self) -> str:
         """Address of MLflow: `MLFLOW_TRACKING_URI`, or a local server, which is started if need be.
 
@@ -94,7 +94,11 @@ class Control:
 
 def this_user() -> Identity:
     """Who works on this machine without an API between: RECO_USER where it is set, else the user of the machine."""
-    owner = os.environ.get("RECO_USER") or f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        user = str(os.getuid())
+    owner = os.environ.get("RECO_USER") or f"{user}@{socket.gethostname()}"
     return Identity(owner=owner, role="admin", version=version())
 
 

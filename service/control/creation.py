@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
-from jobs.checkpoints.manifest import list_manifests
-from jobs.errors import UserError
+from jobs.checkpoints.manifest import survey
+from jobs.errors import RecoError, UserError
 from jobs.spec import RunSpec, parse_spec
-from jobs.storage import StorageError
+from jobs.storage import NotFoundError, Storage, StorageError
 from service.contract.messages import Change, Identity, Plan, RunView, Submission
 from service.control.job import FORKED_FROM, THEN_FULL, WEIGHTS_FROM, folder_at, folder_of
 from service.control.specs import Checked, checked, of_run, stored
 from service.control.views import run_view
-from service.runs.errors import UnknownRunError
+from service.runs.errors import RunExistsError, UnknownRunError
 from service.runs.listing import Filter
 from service.runs.records import NewRun, Run
 from service.runs.schema import JsonObject
@@ -61,7 +61,8 @@ class NewRuns:
         before = stored(origin).parsed
         if not isinstance(before, RunSpec):
             raise UserError(
-                f"{run_id} is a sweep; only a run has weights.", hint="Fork one of its trials' runs, or its full run."
+                f"{run_id} is a sweep; only a run has weights.",
+                hint=f"`reco sweep best {run_id} > best.yaml`, then `reco pretrain best.yaml`.",
             )
         found = of_run(parse_spec(origin.spec, change.overrides, source=f"the spec of {run_id}"))
         assert isinstance(found.parsed, RunSpec)
@@ -70,9 +71,9 @@ class NewRuns:
                 f"the weights of run {run_id} fit no other encoder: {why}.", hint="Leave `encoder` and it as they are."
             )
         folder = folder_of(origin)
-        if not list_manifests(folder.storage):
+        if not any(each.state == "whole" for each in survey(folder.storage, verify=False)):
             raise UserError(
-                f"run {run_id} has no checkpoint, so there are no weights to begin with.",
+                f"run {run_id} has no whole checkpoint, so there are no weights to begin with.",
                 hint=f"`reco runs checkpoints {run_id}` shows what is saved; submit its spec anew instead.",
             )
         lineage: JsonObject = {FORKED_FROM: run_id, WEIGHTS_FROM: folder.url}
@@ -80,6 +81,16 @@ class NewRuns:
         return self._create(found, change.run_id, origin.project, lineage, asked, key)
 
     def _create(
+        self, found: Checked, run_id: str | None, project: str, lineage: JsonObject, asked: str, key: str | None
+    ) -> RunView:
+        while True:
+            try:
+                return self._create_once(found, run_id, project, lineage, asked, key)
+            except RunExistsError:
+                if run_id is not None:
+                    raise  # else: another took the id that was made for it, in the same second
+
+    def _create_once(
         self, found: Checked, run_id: str | None, project: str, lineage: JsonObject, asked: str, key: str | None
     ) -> RunView:
         """Store a run, its answer under the client's key, and the audit's entry, in one transaction."""
@@ -95,7 +106,8 @@ class NewRuns:
             kind=found.kind,
             storage=self._control.settings.storage,
         )
-        _refuse_foreign_folder(new, found)
+        self._refuse_full_run(new)
+        _refuse_foreign_folder(new, found, confined=self._caller.project is not None)
 
         def act(session: Session) -> JsonObject:
             run = self._store.create_in(session, new, words=f"{new.owner} submitted it.")
@@ -118,6 +130,13 @@ class NewRuns:
             )
         return mine or wanted
 
+    def _refuse_full_run(self, new: NewRun) -> None:
+        """The full run of a sweep lies beside it, and in no row: its id is taken with the sweep's."""
+        sweep = new.id.removesuffix("-full")
+        of_a_sweep = sweep != new.id and self._taken(sweep) and self._store.get(sweep).kind == "sweep"
+        if of_a_sweep or (new.kind == "sweep" and self._taken(f"{new.id}-full")):
+            raise RunExistsError(f"there is a run {new.id} already.", hint="Give the new one another id.")
+
     def _new_id(self, name: str) -> str:
         first = f"{name}-{self._control.database.clock():%Y%m%d-%H%M%S}"
         found, number = first, 2
@@ -137,24 +156,39 @@ class NewRuns:
         return next(iter(self._control.listed.page(which, limit=1).runs), None)
 
 
-def _refuse_foreign_folder(new: NewRun, found: Checked) -> None:
-    """Tell at once that a new run's folder holds another experiment: its job would only find out later."""
+def _refuse_foreign_folder(new: NewRun, found: Checked, *, confined: bool) -> None:
+    """Tell at once that a new run's folder is another's: its job would only find out later.
+
+    Args:
+        new: The run.
+        found: What it is.
+        confined: The caller sees one project only, so no folder may become its own that was there before.
+    """
     folder = folder_at(new.kind, new.storage, new.id)  # refuses an id that cannot be the name of a folder
-    if found.kind == "sweep":
-        return
+    if new.kind == "sweep" and not confined:
+        return  # one that was begun by hand may go on through the service; `claim` looks whether it is the same
     try:
-        if not folder.storage.exists("spec.yaml"):
-            return
-        before = parse_spec(folder.storage.read("spec.yaml").decode(), source=f"{folder.url}/spec.yaml")
-        began = any(True for _ in folder.storage.list("attempts/"))
+        fits = not any(True for _ in folder.storage.list()) or (not confined and _fits(folder.storage, found))
     except StorageError as error:
+        if confined:
+            raise
         _log.warning("whether %s is free cannot be seen now: %s", folder.url, error)
         return
-    if began and before.hash != found.hash:
-        raise UserError(
-            f"{folder.url} holds another experiment (hash {before.hash}, this one has {found.hash}).",
-            hint="Take another id.",
-        )
+    if not fits:
+        raise UserError(f"the folder of {new.id} holds another experiment, or something else.", hint="Take another id.")
+
+
+def _fits(storage: Storage, found: Checked) -> bool:
+    """Whether what lies in a run's folder is the same experiment, or one that never began."""
+    try:
+        before = parse_spec(storage.read("spec.yaml").decode())
+    except NotFoundError:
+        return False
+    except StorageError:
+        raise
+    except (RecoError, UnicodeDecodeError):
+        return False
+    return before.hash == found.hash or not any(True for _ in storage.list("attempts/"))
 
 
 def _other_encoder(before: RunSpec, after: RunSpec) -> str | None:

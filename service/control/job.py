@@ -13,6 +13,8 @@ from service.control.specs import stored
 from service.runs.records import Attempt, Run
 from service.settings import Settings
 
+PATIENCE_S = 10.0
+"""How long a storage may stay away: jobs wait for minutes, but the leader looks again, and people want to be told."""
 THEN_FULL = "then_full"
 FORKED_FROM = "forked_from"
 WEIGHTS_FROM = "weights_from"
@@ -30,7 +32,8 @@ def folder_at(kind: str, storage: str, run_id: str) -> JobFolder:
     Raises:
         UserError: The id cannot be the name of a folder.
     """
-    return SweepFolder(storage, run_id) if kind == "sweep" else RunFolder(storage, run_id)
+    made = SweepFolder if kind == "sweep" else RunFolder
+    return made(storage, run_id, patience_s=PATIENCE_S)
 
 
 def job_of(run: Run, attempt: Attempt, settings: Settings) -> Job:

@@ -30,7 +30,7 @@ from service.contract.messages import (
     TrialView,
 )
 from service.control.creation import NewRuns
-from service.control.job import folder_of
+from service.control.job import WEIGHTS_FROM, folder_of
 from service.control.specs import stored
 from service.control.views import event_view, run_details, run_view
 from service.runs.errors import UnknownRunError
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     from service.control.control import Control
 
 _log = logging.getLogger("reco.control")
+
+_MAY_CHANGE = {
+    "run": "Only `name`, `scale`, `checkpoint`, `register` and `data.bad_pictures` may change; "
+    "`reco runs fork {run}` starts a new run from its weights.",
+    "sweep": "Only `name`, `trials`, `concurrency`, `scale` and `budget` (but its epochs) may change; submit it anew.",
+}
 
 
 class StoredRuns(Runs):
@@ -86,7 +92,8 @@ class StoredRuns(Runs):
         """See `Runs.show`."""
         run = self._seen(run_id)
         attempts = self._store.attempts(run_id)
-        outcome = None if run.state.has_live_attempt or not attempts else self._outcome(folder_of(run))
+        over = attempts and not run.state.has_live_attempt
+        outcome = self._outcome(folder_of(run), attempts[-1].submission_id) if over else None
         return run_details(run, attempts, self._store.progress_of([run_id]).get(run_id), outcome)
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[EventView]:
@@ -112,12 +119,12 @@ class StoredRuns(Runs):
         part = kept.read(offset)
         if part.data or complete:
             return _chunk(number, offset, part.data, complete=complete and not part.data)
-        backend = self._control.backends.get(chosen.backend)
-        if backend is not None:
-            try:
+        try:
+            backend = self._control.backends.get(chosen.backend)
+            if backend is not None:
                 return _chunk(number, offset, backend.log(chosen.submission_id, offset).data, complete=False)
-            except (UnreachableBackendError, BackendError) as error:
-                _log.info("the log of %s beyond byte %d cannot be had now: %s", chosen.submission_id, offset, error)
+        except (UnreachableBackendError, BackendError, UserError) as error:
+            _log.info("the log of %s beyond byte %d cannot be had now: %s", chosen.submission_id, offset, error)
         return _chunk(number, offset, b"", complete=False)
 
     def checkpoints(self, run_id: str) -> list[CheckpointView]:
@@ -139,16 +146,19 @@ class StoredRuns(Runs):
                 "a run goes on under its own id.", hint="Leave `run_id` out, or fork the run to give it a new one."
             )
         found = stored(run, change.overrides)
-        if found.hash != run.spec_hash:
+        if change.overrides and found.hash != stored(run).hash:
             raise UserError(
-                f"that would make run {run_id} another experiment.",
-                hint="Only `name`, `scale`, `checkpoint`, `register` and `data.bad_pictures` may change; "
-                f"`reco runs fork {run_id} --set …` starts a new run from its weights.",
+                f"that would make {run.kind} {run_id} another experiment.",
+                hint=_MAY_CHANGE[run.kind].format(run=run_id),
             )
         actor = self._caller.owner
         changed = f" with {', '.join(change.overrides)}" if change.overrides else ""
         run = self._store.resume(
-            run_id, actor=actor, words=f"{actor} lets it go on{changed}.", spec=found.text, spec_hash=found.hash
+            run_id,
+            actor=actor,
+            words=f"{actor} lets it go on{changed}.",
+            spec=found.text if change.overrides else None,
+            spec_hash=found.hash if change.overrides else None,
         )
         return self._changed("run.resume", run)
 
@@ -163,9 +173,12 @@ class StoredRuns(Runs):
         """
         run = self._seen(run_id, deleted=True)
         if run.deleted is None:
+            self._refuse_origin(run)
             actor = self._caller.owner
             run = self._store.delete(run_id, actor=actor, words=f"{actor} deleted it.")
             self._control.audit.add(actor, "run.delete", run_id)
+        if run.attempts == 0:  # no job of its own ever wrote there
+            return Deleted(run_id=run_id, objects=0, bytes=0)
         storage = folder_of(run).storage
         objects, size = 0, 0
         for each in list(storage.list()):
@@ -214,9 +227,21 @@ class StoredRuns(Runs):
             )
         return run
 
-    def _outcome(self, folder: JobFolder) -> Outcome | None:
+    def _refuse_origin(self, run: Run) -> None:
+        """A fork copies the weights it begins with when it starts: until then they must stay."""
+        url = folder_of(run).url
+        for other in self._control.listed.unfinished():
+            if other.lineage.get(WEIGHTS_FROM) == url and not folder_of(other).storage.exists("origin.json"):
+                raise UserError(
+                    f"run {other.id} is about to begin with the weights of {run.id}.",
+                    hint=f"Delete it once {other.id} trains, or stop {other.id} first.",
+                )
+
+    def _outcome(self, folder: JobFolder, submission: str) -> Outcome | None:
+        """How an attempt ended; what an earlier one left says nothing of it."""
         try:
-            return folder.outcome()
+            told = folder.outcome()
+            return told if isinstance(told, dict) and told.get("submission") in (None, submission) else None
         except RecoError as error:  # a run is shown even where its storage is away
             _log.warning("how %s ended cannot be read: %s", folder.job_id, error)
             return None

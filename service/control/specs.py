@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,10 +62,9 @@ def of_sweep(sweep: Sweep) -> Checked:
     """A sweep with its base."""
     spec = sweep.spec.model_copy(update={"base": _BASE})
     text = f"{to_yaml(spec)}---\n{to_yaml(sweep.base)}"
-    searched = spec.model_dump_json(include={"objective", "search", "scheduler", "seeds", "space", "budget"})
-    return Checked(
-        "sweep", spec.name, text, hashlib.sha256(f"{sweep.base.hash}{searched}".encode()).hexdigest()[:16], sweep
-    )
+    searched = spec.model_dump_json(include={"objective", "search", "scheduler", "seeds", "space"})
+    digest = hashlib.sha256(f"{sweep.base.hash} {sweep.epochs} {searched}".encode()).hexdigest()
+    return Checked("sweep", spec.name, text, digest[:16], sweep)
 
 
 def stored(run: Run, overrides: Sequence[str] = ()) -> Checked:
@@ -80,15 +80,16 @@ def stored(run: Run, overrides: Sequence[str] = ()) -> Checked:
     return of_sweep(parse_sweep(f"{text}\n", base, overrides, source=source))
 
 
-def data_of(spec: str) -> list[str]:
+@functools.lru_cache(maxsize=4096)  # a stored spec does not change, and reading YAML takes long
+def data_of(spec: str) -> tuple[str, ...]:
     """The places of the pictures that a stored spec trains on; none where it cannot be read."""
     try:
         documents = [each for each in yaml.safe_load_all(spec) if isinstance(each, dict)]
     except yaml.YAMLError:
-        return []
+        return ()
     found: list[str] = []
     for document in documents:
         data = document.get("data")
         train = data.get("train") if isinstance(data, dict) else None
         found += [train] if isinstance(train, str) else [str(each) for each in train or ()]
-    return found
+    return tuple(found)

@@ -103,6 +103,10 @@ class Departed:
         # A log copied into the folder of a deleted run would bring that back.
         deleted = self._store.get(run.id).deleted is not None
         complete = answer.ended if deleted else self.copy_log(self._folder(run), attempt, ended=answer.ended)
+        if not deleted and self._store.get(run.id).deleted is not None:  # while it was copied
+            storage = self._folder(run).storage
+            for each in list(storage.list("logs/")):
+                storage.delete(each.key)
         if complete and (answer.status != "absent" or since >= _LATE):
             del self._over[submission]
             self._absent.discard(submission)

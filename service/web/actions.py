@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from jobs.errors import RecoError, UserError
 from service.contract.messages import Change, RunDetails
+from service.runs.errors import UnknownRunError
 from service.runs.states import State
 from service.web.session import Visit, Visited
 
@@ -76,7 +77,13 @@ def do(
 ) -> Response:
     """Do it, and show the run again, or the form with what was wrong."""
     visit.require(f"{act}_run")
-    run = visit.service.runs.show(run_id)
+    try:
+        run = visit.service.runs.show(run_id)
+    except UnknownRunError:
+        if act != "delete":
+            raise
+        visit.service.runs.delete(run_id)  # perhaps it was deleted halfway: this ends it, or says that there is none
+        return RedirectResponse("/runs?done=delete", 303)
     filled = Filled(overrides, new_id, key)
     try:
         return RedirectResponse(_carry_out(visit, run, act, filled), 303)

@@ -135,7 +135,7 @@ def test_who_is_attached_to_a_run_that_fails_hears_why_and_its_last_words(contro
 @pytest.mark.usefixtures("api")
 def test_a_fork_begins_with_the_weights_of_another(control: Control) -> None:
     run = submitted(control, "old")
-    assert "has no checkpoint" in reco("runs", "fork", "old", "-d", code=2).stderr
+    assert "has no whole checkpoint" in reco("runs", "fork", "old", "-d", code=2).stderr
     folder = RunFolder(run.storage, "old")
     folder.claim(parse_spec(run_spec := control.store.get("old").spec))
     save(folder, {"step": 4}, step=4, keep=9)

@@ -14,6 +14,7 @@ from jobs.run_folder import RunFolder
 from jobs.spec import parse_spec
 from service.control.control import Control
 from service.runs.logs import RunLog
+from service.runs.retry import Cause
 from service.runs.states import Condition, Signal, State
 from tests.jobs.checkpoints.made import save
 from tests.pictures import tiny_spec
@@ -196,7 +197,7 @@ def test_checkpoints_with_step_size_and_state(folder: RunFolder) -> None:
 def test_a_run_is_deleted_once_it_has_ended_and_somebody_said_so(control: Control, folder: RunFolder) -> None:
     save(folder, {"step": 4}, step=4, keep=9)
     assert "queued" in reco("runs", "delete", "a-run", "-y", code=2).stderr
-    moved(control, "a-run", Signal.STOP)
+    moved(control, "a-run", Signal.BEGIN, Signal.FAILED, cause=Cause.UNKNOWN)
     asked = reco("runs", "delete", "a-run", code=2)
     assert "a checkpoint (" in asked.stderr
     assert "--yes" in asked.stderr
@@ -211,7 +212,7 @@ def test_a_run_is_deleted_once_it_has_ended_and_somebody_said_so(control: Contro
 def test_deleting_asks_at_a_terminal(
     control: Control, folder: RunFolder, environment: dict[str, str], key: str, code: int, gone: bool
 ) -> None:
-    moved(control, "a-run", Signal.STOP)
+    moved(control, "a-run", Signal.BEGIN, Signal.FAILED, cause=Cause.UNKNOWN)
     with at_terminal([*RECO, "runs", "delete", "a-run"], environment) as terminal:
         terminal.wait_for("Delete 0 checkpoints (0.0 MB), records and logs of run a-run? (N = no, y = yes)")
         terminal.press(key)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,7 +121,7 @@ def test_a_run_that_failed_goes_on_as_the_same_experiment_only(control: Control,
 
 def test_a_fork_begins_with_the_weights_of_a_whole_checkpoint(control: Control, runs: Runs, spec: str) -> None:
     run = runs.submit(Submission(spec=spec))
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="no whole checkpoint"):
         runs.fork(run.id)
     folder = with_a_checkpoint(control, run)
     with pytest.raises(UserError, match=r"encoder\.width was 8"):
@@ -138,13 +140,17 @@ def test_a_deleted_run_is_gone_with_its_folder_and_deleting_again_ends_the_work(
     with pytest.raises(TransitionError):
         runs.delete(run.id)
     to_its_end(control, run.id)
+    fork = runs.fork(run.id)
+    with pytest.raises(UserError, match="about to begin with the weights"):
+        runs.delete(run.id)
+    runs.stop(fork.id)
     assert runs.delete(run.id).objects == 2
     assert not list(folder.storage.list())
     with_a_checkpoint(control, run)  # as if the first had been cut off
     assert runs.delete(run.id).objects == 2
     with pytest.raises(UnknownRunError, match="was deleted"):
         runs.show(run.id)
-    assert runs.page().runs == []
+    assert [each.id for each in runs.page().runs] == [fork.id]
 
 
 def test_a_log_is_read_from_the_folder_and_then_from_the_backend(control: Control, runs: Runs, spec: str) -> None:
@@ -226,6 +232,68 @@ def test_tokens_of_a_project_are_for_it_only(control: Control, service: Service)
     assert not narrow.revoke(wide.id)
     secrets = json.dumps([entry.data for entry in control.audit.entries()])
     assert issued.secret not in secrets
+
+
+def test_who_sees_one_project_takes_no_folder_that_was_there_before(
+    control: Control, runs: Runs, spec: str, tmp_path: Path
+) -> None:
+    mine = control.service(caller("ben", "mine")).runs
+    sweep = runs.submit(Submission(kind="sweep", spec=SWEEP, base=spec, run_id="theirs"))
+    full = RunFolder(sweep.storage, "theirs-full")
+    with_a_checkpoint(control, sweep.model_copy(update={"id": "theirs-full"}))
+    by_hand = RunFolder(sweep.storage, "by-hand")
+    by_hand.storage.write("notes", b"n")
+    for asked in ({"run_id": "theirs-full"}, {"run_id": "theirs-full", "kind": "sweep"}):
+        with pytest.raises(RunExistsError):
+            mine.submit(Submission.model_validate({"spec": SWEEP if "kind" in asked else spec, "base": spec, **asked}))
+    for asked in ({"run_id": "by-hand"}, {"run_id": "by-hand", "kind": "sweep"}):
+        with pytest.raises(UserError, match="holds another experiment, or something else") as told:
+            mine.submit(Submission.model_validate({"spec": SWEEP if "kind" in asked else spec, "base": spec, **asked}))
+        assert sweep.storage not in str(told.value)
+    assert full.storage.exists("checkpoints/step-000000000004/manifest.json")
+    assert by_hand.storage.exists("notes")
+
+
+def test_a_run_that_never_had_a_job_is_deleted_without_touching_the_folder(runs: Runs, spec: str) -> None:
+    run = runs.submit(Submission(spec=spec))
+    folder = RunFolder(run.storage, run.id)
+    folder.storage.write("notes", b"n")
+    runs.stop(run.id)
+    assert runs.delete(run.id).objects == 0
+    assert folder.storage.exists("notes")
+
+
+def test_what_an_earlier_attempt_left_is_not_told_as_the_last_ones_end(control: Control, runs: Runs, spec: str) -> None:
+    run = runs.submit(Submission(spec=spec))
+    to_its_end(control, run.id)
+    left = {"status": "failed", "exit_code": 2, "error": "bad pictures", "hint": "", "submission": f"{run.id}-a1"}
+    RunFolder(run.storage, run.id).storage.write("outcome.json", json.dumps(left).encode())
+    outcome = runs.show(run.id).outcome
+    assert outcome is not None
+    assert outcome["error"] == "bad pictures"
+    runs.resume(run.id)
+    to_its_end(control, run.id)
+    assert runs.show(run.id).outcome is None
+
+
+def test_submissions_of_one_moment_get_ids_of_their_own(control: Control, spec: str) -> None:
+    start = threading.Barrier(4)
+
+    def submit(_: int) -> str:
+        start.wait()
+        return control.service(caller()).runs.submit(Submission(spec=spec)).id
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(submit, range(4)))) == 4
+
+
+def test_a_sweep_whose_budget_is_used_up_goes_on_with_a_larger_one(control: Control, runs: Runs, spec: str) -> None:
+    run = runs.submit(Submission(kind="sweep", spec=SWEEP, base=spec, overrides=["budget.wall_time=1h"]))
+    to_its_end(control, run.id)
+    with pytest.raises(UserError, match="another experiment"):
+        runs.resume(run.id, Change(overrides=["objective.mode=min"]))
+    assert runs.resume(run.id, Change(overrides=["budget.wall_time=9h", "trials=5"])).state is State.QUEUED
+    assert runs.board(run.id).wanted == 5
 
 
 def _attempt(control: Control, run_id: str):

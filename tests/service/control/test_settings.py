@@ -29,6 +29,12 @@ def test_a_job_server_takes_new_attempts_and_old_ones_stay_where_they_began(tmp_
     assert "secret-of-ray" not in repr(settings)
 
 
+def test_a_place_is_the_same_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"RECO_HOME": "h", "RECO_STORAGE": "runs"}).storage == f"{tmp_path}/runs"
+    assert Settings.from_environment({"RECO_HOME": "h", "RECO_STORAGE": "s3://b/runs/"}).storage == "s3://b/runs"
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
