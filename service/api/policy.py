@@ -51,12 +51,14 @@ class DataPolicy:
             self._check(_parsed(run, change.overrides), before)
 
     def _check(self, parsed: RunSpec | Sweep, before: Set[str] = frozenset()) -> None:
-        urls = [each for each in itertools.islice(_urls(parsed), _MOST + 1) if each not in before]
+        # All are counted, those that were there before too: addresses behind too many of them would not be judged.
+        urls = list(itertools.islice(_urls(parsed), _MOST + 1))
         if len(urls) > _MOST:
             raise DataNotAllowedError(
                 f"the spec names more than {_MOST:,} shards.", hint="Name the folder that they lie in."
             )
-        refused = [f"{url}: {why}" for url in urls if (why := self._refusal(url)) is not None][:_TOLD]
+        new = (url for url in urls if url not in before)
+        refused = [f"{url}: {why}" for url in new if (why := self._refusal(url)) is not None][:_TOLD]
         refused += [f"{folder}: {why}" for folder in _caches(parsed) if (why := _no_cache(folder)) is not None]
         if refused:
             allowed = [*self._allowed, *(["any folder of this machine"] if self._local else [])]

@@ -164,3 +164,13 @@ def test_settings_are_read_from_the_environment() -> None:
     for wrong in ({"RECO_ALLOW_LOCAL": "yes"}, {"RECO_RATE_LIMIT": "-1"}, {"RECO_RATE_LIMIT_ANONYMOUS": "many"}):
         with pytest.raises(UserError):
             ApiSettings.from_environment(wrong)
+
+
+def test_nothing_hides_behind_many_addresses_that_a_run_named_before(api: Api) -> None:
+    api.run("one", State.FAILED)
+    with api.client("runner") as client:
+        details = RunDetails.model_validate_json(client.get("/v1/runs/one").text)
+    policy = DataPolicy(ApiSettings())
+    often = TRAIN + "{,}" * 17  # the same address 131,072 times, and it was there before
+    with pytest.raises(DataNotAllowedError, match="more than"):
+        policy.check_change(details, Change(overrides=[f"data.train=['{often}', /etc]"]))
