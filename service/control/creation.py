@@ -51,13 +51,19 @@ class NewRuns:
 
     def submit(self, submission: Submission, *, key: str | None = None) -> RunView:
         """See `Runs.submit`."""
+        asked = submission.model_dump_json()
+        if (answered := self._answered(submission.project, asked, key)) is not None:
+            return answered
         found = checked(submission)
         lineage: JsonObject = {THEN_FULL: True} if submission.then_full and found.kind == "sweep" else {}
-        return self._create(found, submission.run_id, submission.project, lineage, submission.model_dump_json(), key)
+        return self._create(found, submission.run_id, submission.project, lineage, asked, key)
 
     def fork(self, origin: Run, change: Change, *, key: str | None = None) -> RunView:
         """See `Runs.fork`."""
         run_id = origin.id
+        asked = f"{run_id} {change.model_dump_json()}"
+        if (answered := self._answered(origin.project, asked, key)) is not None:
+            return answered
         before = stored(origin).parsed
         if not isinstance(before, RunSpec):
             raise UserError(
@@ -77,7 +83,6 @@ class NewRuns:
                 hint=f"`reco runs checkpoints {run_id}` shows what is saved; submit its spec anew instead.",
             )
         lineage: JsonObject = {FORKED_FROM: run_id, WEIGHTS_FROM: folder.url}
-        asked = f"{run_id} {change.model_dump_json()}"
         return self._create(found, change.run_id, origin.project, lineage, asked, key)
 
     def _create(
@@ -117,9 +122,19 @@ class NewRuns:
         if key is None:
             with self._control.database.writing() as session:
                 return RunView.model_validate(act(session))
-        scope = f"{project}/{self._caller.owner}"[:200]
-        reply = self._control.replies.once(project=scope, key=key, request=asked.encode(), act=act)
+        reply = self._control.replies.once(project=self._scope(project), key=key, request=asked.encode(), act=act)
         return RunView.model_validate(reply.response)
+
+    def _answered(self, project: str, asked: str, key: str | None) -> RunView | None:
+        """What the same request was answered before; looked up before all checks, as its run is there by now."""
+        if key is None:
+            return None
+        kept = self._control.replies.kept(project=self._scope(self._project(project)), key=key, request=asked.encode())
+        return None if kept is None else RunView.model_validate(kept.response)
+
+    def _scope(self, project: str) -> str:
+        """Where a client's keys are its own."""
+        return f"{project}/{self._caller.owner}"[:200]
 
     def _project(self, wanted: str) -> str:
         """The project that something is made in: the caller's where it has only one."""

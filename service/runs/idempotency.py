@@ -51,9 +51,9 @@ class Replies:
         Raises:
             KeyReusedError: The key came before, with another request.
         """
-        asked = hashlib.sha256(request).hexdigest()
-        if (kept := self._kept(project, key, asked)) is not None:
+        if (kept := self.kept(project=project, key=key, request=request)) is not None:
             return kept
+        asked = hashlib.sha256(request).hexdigest()
         with self._database.writing() as session:
             row = IdempotencyModel(project=project, key=key, request_hash=asked, response={}, at=self._database.clock())
             session.add(row)
@@ -66,9 +66,27 @@ class Replies:
                 row.response = act(session)
                 session.flush()
                 return Reply(row.response, repeated=False)
-        if (kept := self._kept(project, key, asked)) is None:
+        if (kept := self.kept(project=project, key=key, request=request)) is None:
             raise ConflictError(f"the answer kept under {key!r} has just been deleted.", hint="Ask again.")
         return kept
+
+    def kept(self, *, project: str, key: str, request: bytes) -> Reply | None:
+        """The answer that a request was given before; None where it is new.
+
+        Whoever checks something before `once` asks here first: what was fine then need not be so any more.
+
+        Raises:
+            KeyReusedError: The key came before, with another request.
+        """
+        with self._database.reading() as session:
+            row = session.get(IdempotencyModel, (project, key))
+        if row is None:
+            return None
+        if row.request_hash != hashlib.sha256(request).hexdigest():
+            raise KeyReusedError(
+                f"the idempotency key {key!r} was used for another request.", hint="Take a new key for a new request."
+            )
+        return Reply(row.response, repeated=True)
 
     def forget(self, before: datetime) -> int:
         """Delete answers kept before a moment, and return how many: no client asks again after so long."""
@@ -77,14 +95,3 @@ class Replies:
                 delete(IdempotencyModel).where(IdempotencyModel.at < before).returning(IdempotencyModel.key)
             )
             return len(gone.all())
-
-    def _kept(self, project: str, key: str, asked: str) -> Reply | None:
-        with self._database.reading() as session:
-            row = session.get(IdempotencyModel, (project, key))
-        if row is None:
-            return None
-        if row.request_hash != asked:
-            raise KeyReusedError(
-                f"the idempotency key {key!r} was used for another request.", hint="Take a new key for a new request."
-            )
-        return Reply(row.response, repeated=True)

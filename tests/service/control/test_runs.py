@@ -70,6 +70,26 @@ def test_the_same_request_under_one_key_stores_one_run(runs: Runs, spec: str) ->
         runs.submit(Submission(spec=spec, run_id="other"), key="k")
 
 
+def test_a_repeated_submission_is_answered_although_its_job_has_written_into_its_folder(
+    control: Control, spec: str
+) -> None:
+    mine = control.service(caller("ben", "mine")).runs
+    first = mine.submit(Submission(spec=spec, run_id="ours"), key="k")
+    RunFolder(first.storage, first.id).storage.write("spec.yaml", b"begun")
+    assert mine.submit(Submission(spec=spec, run_id="ours"), key="k") == first
+
+
+def test_a_repeated_fork_is_answered_although_its_weights_are_gone(control: Control, runs: Runs, spec: str) -> None:
+    run = runs.submit(Submission(spec=spec, run_id="origin"))
+    folder = with_a_checkpoint(control, run)
+    first = runs.fork(run.id, Change(run_id="fork"), key="k")
+    for each in list(folder.storage.list("checkpoints/")):
+        folder.storage.delete(each.key)
+    assert runs.fork(run.id, Change(run_id="fork"), key="k") == first
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        runs.fork(run.id, Change(run_id="fork"), key="another")
+
+
 def test_mistakes_are_told_all_at_once_and_nothing_is_stored(runs: Runs, spec: str) -> None:
     with pytest.raises(SpecError) as raised:
         runs.submit(Submission(spec=spec, overrides=["train.epochs=-1", "method.temperatur=1"]))
