@@ -140,6 +140,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "RECO_DATABASE": settings.database,
         "RECO_STORAGE": settings.storage,
         "RECO_BACKEND": settings.backend,
+        "RECO_BACKEND_PLACE": settings.backend_place,
         "RECO_RAY_JOBS": settings.ray_jobs,
         "RECO_KUBERAY_TEMPLATE": settings.kuberay_template,
         "RECO_KUBERAY_NAMESPACE": settings.kuberay_namespace,

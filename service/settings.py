@@ -22,6 +22,8 @@ class Settings:
         database: Of the store, as SQLAlchemy writes it (`RECO_DATABASE`; a SQLite file in `home` by default).
         storage: Folder or S3 prefix that holds the folders of runs (`RECO_STORAGE`; `home/runs` by default).
         backend: Where new attempts are started (`RECO_BACKEND`; `ray` where `RECO_RAY_JOBS` is set, else `local`).
+        backend_place: Name of the place where its jobs are (`RECO_BACKEND_PLACE`; made of its address by default). An
+            attempt keeps it, and no backend of another place is believed to know its job.
         ray_jobs: Address of Ray's job server (`RECO_RAY_JOBS`), as `http://HOST:8265`.
         ray_token: Of that server (`RAY_AUTH_TOKEN`, or the file that `RAY_AUTH_TOKEN_PATH` names).
         kuberay_template: A RayJob as YAML, which jobs are made of (`RECO_KUBERAY_TEMPLATE`).
@@ -32,6 +34,7 @@ class Settings:
     database: str = field(repr=False)  # it may hold a password
     storage: str
     backend: BackendName = "local"
+    backend_place: str | None = None
     ray_jobs: str | None = None
     ray_token: str | None = field(default=None, repr=False)
     kuberay_template: Path | None = None
@@ -67,6 +70,7 @@ class Settings:
             database=environment.get("RECO_DATABASE") or f"sqlite:///{home / 'service.db'}",
             storage=_absolute(environment.get("RECO_STORAGE") or str(home / "runs")),
             backend=backend,  # type: ignore[arg-type]  # looked up above
+            backend_place=environment.get("RECO_BACKEND_PLACE") or None,
             ray_jobs=ray_jobs,
             ray_token=_ray_token(environment),
             kuberay_template=Path(template) if template else None,

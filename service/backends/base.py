@@ -83,6 +83,14 @@ class Backend(ABC):
     name: ClassVar[str]
     """What runs and events call it."""
 
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where its jobs are: what two servers of one name differ in, and no secret.
+
+        Only a backend of the same place knows of a job: that another one has none of its id says nothing.
+        """
+
     @abstractmethod
     def submit(self, submission_id: str, job: Job) -> bool:
         """Start a job.

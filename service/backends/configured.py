@@ -15,16 +15,25 @@ def configured(settings: Settings) -> dict[str, Backend]:
     Raises:
         UserError: What is said of one of them cannot be.
     """
-    found: dict[str, Backend] = {LocalBackend.name: LocalBackend(settings.home / "jobs")}
+
+    def place(name: str) -> str | None:
+        return settings.backend_place if name == settings.backend else None
+
+    local = LocalBackend(settings.home / "jobs", place=place(LocalBackend.name))
+    found: dict[str, Backend] = {local.name: local}
     if settings.ray_jobs is not None:
         from service.backends.ray_jobs import RayJobsBackend  # a service without Ray needs no HTTP client for it
 
-        found[RayJobsBackend.name] = RayJobsBackend(settings.ray_jobs, settings.ray_token)
+        found[RayJobsBackend.name] = RayJobsBackend(
+            settings.ray_jobs, settings.ray_token, place=place(RayJobsBackend.name)
+        )
     if settings.kuberay_template is not None:
         from service.backends.kuberay import KubeRayBackend  # nor, without KubeRay, a client of Kubernetes
         from service.backends.kuberay_api import RayJobs
         from service.backends.kuberay_manifest import Template
 
         template, rayjobs = Template.read(settings.kuberay_template), RayJobs(settings.kuberay_namespace)
-        found[KubeRayBackend.name] = KubeRayBackend(template, rayjobs, settings.ray_token)
+        found[KubeRayBackend.name] = KubeRayBackend(
+            template, rayjobs, settings.ray_token, place=place(KubeRayBackend.name)
+        )
     return {settings.backend: found[settings.backend], **found}

@@ -53,6 +53,7 @@ class KubeRayBackend(Backend):
         timeout_s: How long a head may stay silent.
         grace_s: How long a job may take to end when it is asked to, and its head to answer.
         clock: What time it is.
+        place: Where its jobs are, in other words than Kubernetes' address and the namespace.
     """
 
     name: ClassVar[str] = "kuberay"
@@ -66,9 +67,16 @@ class KubeRayBackend(Backend):
         timeout_s: float = 10.0,
         grace_s: float = 30.0,
         clock: Callable[[], datetime] = _now,
+        place: str | None = None,
     ) -> None:
         self._template, self._jobs, self._token = template, jobs, token
         self._timeout_s, self._grace_s, self._clock = timeout_s, grace_s, clock
+        self._place = place or f"{self.name}:{jobs.host}/{jobs.namespace}"
+
+    @property
+    def place(self) -> str:
+        """See `Backend.place`."""
+        return self._place
 
     def submit(self, submission_id: str, job: Job) -> bool:
         """See `Backend.submit`."""

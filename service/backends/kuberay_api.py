@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import urllib3
 from pydantic import BaseModel, Field, ValidationError
@@ -73,6 +74,11 @@ class RayJobs:
         self.namespace = namespace
         self._timeout_s = timeout_s
         self._api = _connected(kubeconfig)
+
+    @property
+    def host(self) -> str:
+        """Of Kubernetes, with the port where it is not the usual one."""
+        return urlsplit(str(self._api.api_client.configuration.host)).netloc.rpartition("@")[2]
 
     def create(self, manifest: Manifest) -> bool:
         """Make one; False where there is one of that name.

@@ -56,15 +56,22 @@ class LocalBackend(Backend):
     Args:
         folder: Where the jobs' directories are, on a disk of this machine; it is made.
         grace_s: How long a job may take to end when it is asked to.
+        place: Where its jobs are, in other words than the folder's name.
     """
 
     name: ClassVar[str] = "local"
 
-    def __init__(self, folder: Path, *, grace_s: float = 30.0) -> None:
+    def __init__(self, folder: Path, *, grace_s: float = 30.0, place: str | None = None) -> None:
         self._folder = folder.absolute()
+        self._place = place or f"{self.name}:{self._folder}"
         self._grace_s = grace_s
         with self._reached():
             self._folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def place(self) -> str:
+        """See `Backend.place`."""
+        return self._place
 
     def submit(self, submission_id: str, job: Job) -> bool:
         """See `Backend.submit`."""

@@ -71,23 +71,36 @@ class RayJobsBackend(Backend):
         token: What Ray wants where its token authentication is on.
         timeout_s: How long it may stay silent.
         grace_s: How long a job may take to end when it is asked to; Ray's own default is 3 s.
+        place: Where its jobs are, in other words than the address: where that may change, or come to be another's.
     """
 
     name: ClassVar[str] = "ray"
 
     def __init__(
-        self, address: str, token: str | None = None, *, timeout_s: float = 10.0, grace_s: float = 30.0
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 10.0,
+        grace_s: float = 30.0,
+        place: str | None = None,
     ) -> None:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             shown = "the given address" if parts.username else repr(address)
             raise UserError(f"{shown} is no address of a Ray job server.", hint="Give it as http://HOST:8265.")
         self._address = address.rstrip("/")
+        self._place = place or f"{self.name}:{self._address}"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._grace_s = grace_s
         self._http = urllib3.PoolManager(
             retries=False, timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), maxsize=4
         )
+
+    @property
+    def place(self) -> str:
+        """See `Backend.place`."""
+        return self._place
 
     def submit(self, submission_id: str, job: Job) -> bool:
         """See `Backend.submit`."""

@@ -121,7 +121,7 @@ class StoredRuns(Runs):
             return _chunk(number, offset, part.data, complete=complete and not part.data)
         try:
             backend = self._control.backends.get(chosen.backend)
-            if backend is not None:
+            if backend is not None and chosen.is_at(backend.place):
                 return _chunk(number, offset, backend.log(chosen.submission_id, offset).data, complete=False)
         except (UnreachableBackendError, BackendError, UserError) as error:
             _log.info("the log of %s beyond byte %d cannot be had now: %s", chosen.submission_id, offset, error)

@@ -63,7 +63,8 @@ class Acting:
         for action in actions:
             match action:
                 case Begin(words):
-                    run = self._move(run, Signal.BEGIN, words, backend=self._answers.first)
+                    first = self._answers.first
+                    run = self._move(run, Signal.BEGIN, words, backend=first.name, place=first.place)
                 case Submit():
                     run = self._submit(run)
                 case Note(signal, words):
@@ -84,6 +85,7 @@ class Acting:
         words: str,
         *,
         backend: str = "",
+        place: str | None = None,
         ending: Ending | None = None,
         due: datetime | None = None,
     ) -> Run:
@@ -94,6 +96,7 @@ class Acting:
             actor=ACTOR,
             lease=self._leadership.held(),
             backend=backend,
+            place=place,
             ending=ending,
             due=due,
         )

@@ -13,6 +13,10 @@ from service.runs.records import Attempt
 _log = logging.getLogger("reco.leader")
 
 
+class ElsewhereError(UnreachableBackendError):
+    """A job is where no backend of this service asks; of others its backend may well say how they are."""
+
+
 class Answers:
     """Asks backends about the jobs of attempts.
 
@@ -29,9 +33,9 @@ class Answers:
         self._full: dict[str, str] = {}  # those that took no job in this pass: they may answer of those they have
 
     @property
-    def first(self) -> str:
-        """Name of the backend that takes new attempts."""
-        return next(iter(self._backends))
+    def first(self) -> Backend:
+        """The backend that takes new attempts."""
+        return next(iter(self._backends.values()))
 
     def ask_anew(self) -> None:
         """Begin a pass."""
@@ -42,18 +46,29 @@ class Answers:
         """The backend of an attempt.
 
         Raises:
-            UnreachableBackendError: There is none of its name here, or it was silent in this pass.
+            ElsewhereError: There is none of its name here, or that one is at another place.
+            UnreachableBackendError: It was silent in this pass.
         """
         if attempt.backend not in self._backends:
-            raise UnreachableBackendError(f"this service knows no backend {attempt.backend!r}.")
+            raise ElsewhereError(f"this service knows no backend {attempt.backend!r}.")
+        backend = self._backends[attempt.backend]
+        # Another cluster would say that it has no such job, and a run that trains would be started a second time.
+        if not attempt.is_at(backend.place):
+            raise ElsewhereError(
+                f"the job is at {attempt.place}, and this service asks {backend.place}.",
+                hint=f"Let it ask there again. If only the address is new, or all jobs there are gone for good, set "
+                f"RECO_BACKEND_PLACE={attempt.place}.",
+            )
         if attempt.backend in self._silent:
             raise UnreachableBackendError(self._silent[attempt.backend])
-        return self._backends[attempt.backend]
+        return backend
 
     def look(self, attempt: Attempt) -> tuple[Answer | None, str]:
         """How a job is, or None and why nobody says so."""
         try:
             return self.backend_of(attempt).look(attempt.submission_id), ""
+        except ElsewhereError as error:
+            return None, str(error)
         except UnreachableBackendError as error:
             self._silent.setdefault(attempt.backend, str(error))
             return None, self._silent[attempt.backend]
@@ -68,10 +83,11 @@ class Answers:
             UnreachableBackendError: No answer; it may have been started all the same.
         """
         told = {**job.environment, SUBMISSION_VARIABLE: attempt.submission_id}
+        backend = self.backend_of(attempt)
         if attempt.backend in self._full:
             raise UnreachableBackendError(self._full[attempt.backend])
         try:
-            return self.backend_of(attempt).submit(attempt.submission_id, replace(job, environment=told))
+            return backend.submit(attempt.submission_id, replace(job, environment=told))
         except UnreachableBackendError as error:
             self._full.setdefault(attempt.backend, str(error))
             raise

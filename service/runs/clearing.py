@@ -56,14 +56,14 @@ class Clearing:
         for backend in self._backends:
             try:
                 for submission in backend.kept():
-                    if self._may_go(submission, backend.name):
+                    if self._may_go(submission, backend):
                         backend.forget(submission)
             except (UnreachableBackendError, BackendError, StorageError) as error:
                 _log.warning("old jobs of %s are left for later: %s", backend.name, error)
 
-    def _may_go(self, submission: str, backend: str) -> bool:
+    def _may_go(self, submission: str, backend: Backend) -> bool:
         attempt = self._store.attempt_of(submission)
-        if attempt is None or attempt.backend != backend:
+        if attempt is None or attempt.backend != backend.name or not attempt.is_at(backend.place):
             return False  # not ours to remove: two stores may share a backend
         if attempt.ended is None or self._clock() - attempt.ended < _OLD:
             return False

@@ -113,6 +113,7 @@ class Attempt:
     """One job of a run.
 
     Attributes:
+        place: Where its job is, as `Backend.place` says; None of one that began before that was noted.
         step: Of the newest checkpoint when it ended.
     """
 
@@ -120,6 +121,7 @@ class Attempt:
     number: int
     submission_id: str
     backend: str
+    place: str | None
     state: AttemptState
     started: datetime
     ended: datetime | None
@@ -135,6 +137,7 @@ class Attempt:
             number=row.number,
             submission_id=row.submission_id,
             backend=row.backend,
+            place=row.place,
             state=AttemptState(row.state),
             started=row.started,
             ended=row.ended,
@@ -142,6 +145,10 @@ class Attempt:
             exit_code=row.exit_code,
             step=row.step,
         )
+
+    def is_at(self, place: str) -> bool:
+        """Whether its job is there; where nobody noted the place, the backend's name has to do."""
+        return self.place in (None, place)
 
     def counted(self) -> Ended | None:
         """The attempt for `retry.spent_on`; None where it did not end without a result."""

@@ -34,6 +34,7 @@ def move(
     at: datetime,
     *,
     backend: str = "",
+    place: str | None = None,
     ending: Ending | None = None,
     due: datetime | None = None,
 ) -> Run:
@@ -58,7 +59,7 @@ def move(
             )
         row.budget_from = after.attempts
     if after.attempts > before.attempts:
-        attempt = _new_attempt(row.id, after.attempts, backend, at)
+        attempt = _new_attempt(row.id, after.attempts, backend, place, at)
         session.add(attempt)
     _carry_over(row, attempt, after, ending or Ending(), at=at, due=due)
     if after.state is not before.state:
@@ -101,9 +102,11 @@ def _clean_text(text: str) -> str:
     return text.replace("\0", "")
 
 
-def _new_attempt(run_id: str, number: int, backend: str, at: datetime) -> AttemptModel:
+def _new_attempt(run_id: str, number: int, backend: str, place: str | None, at: datetime) -> AttemptModel:
     submission = submission_id(run_id, number)
-    return AttemptModel(run_id=run_id, number=number, submission_id=submission, backend=backend, started=at)
+    return AttemptModel(
+        run_id=run_id, number=number, submission_id=submission, backend=backend, place=place, started=at
+    )
 
 
 def _carry_over(

@@ -107,6 +107,7 @@ class AttemptModel(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     submission_id: Mapped[str] = mapped_column(String(200), unique=True)
     backend: Mapped[str] = mapped_column(_NAME)
+    place: Mapped[str | None] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16))
     started: Mapped[datetime]
     ended: Mapped[datetime | None] = mapped_column(index=True)

@@ -125,6 +125,7 @@ class RunStore:
         actor: str,
         lease: Lease | None = None,
         backend: str = "",
+        place: str | None = None,
         ending: Ending | None = None,
         due: datetime | None = None,
         data: JsonObject | None = None,
@@ -140,6 +141,7 @@ class RunStore:
             actor: Who says so.
             lease: The leader's; what is decided under it must be written under it.
             backend: That is to have the attempt's job; with `begin`.
+            place: Where that backend's jobs are; likewise.
             ending: How the attempt ended; with a signal that ends it.
             due: When the next attempt may begin; with `lost`.
             data: More, for the event.
@@ -164,7 +166,9 @@ class RunStore:
                 )
             told: JsonObject = {"actor": actor, **(data or {})}
             at = self._database.clock()
-            return rows.move(session, row, signal, words, told, at, backend=backend, ending=ending, due=due)
+            return rows.move(
+                session, row, signal, words, told, at, backend=backend, place=place, ending=ending, due=due
+            )
 
     def stop(self, run_id: str, *, actor: str, words: str, data: JsonObject | None = None) -> Run:
         """Ask a run to stop, whatever it is doing; asking again changes nothing.

@@ -14,7 +14,7 @@ from service.stack.processes import PART, STACK
 from service.stack.record import Options
 
 MLFLOW = "MLFLOW_TRACKING_URI"
-_OTHERS = ("RECO_API", "RECO_TOKEN", "RECO_RAY_JOBS", "RECO_BACKEND", MLFLOW, STACK, PART)
+_OTHERS = ("RECO_API", "RECO_TOKEN", "RECO_RAY_JOBS", "RECO_BACKEND", "RECO_BACKEND_PLACE", MLFLOW, STACK, PART)
 _OTHER_STORES = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_PROFILE")
 
 
@@ -56,6 +56,8 @@ class Places:
         if self.options.ray:
             backend = {
                 "RECO_BACKEND": "ray",
+                # Not the port, which the next head may not get: with this one all of its jobs end.
+                "RECO_BACKEND_PLACE": f"ray:{self.layout.home}",
                 "RECO_RAY_JOBS": self.address("dashboard"),
                 "RAY_ADDRESS": f"127.0.0.1:{self.ports['ray']}",
             } | self._ray()

@@ -44,8 +44,9 @@ def save_runs(
     unknown: list[str] = []
     for run in listed.unfinished():
         for attempt in store.attempts(run.id):
-            if attempt.ended is None and attempt.backend in backends:
-                jobs[run.id] = backends[attempt.backend], attempt.submission_id
+            backend = backends.get(attempt.backend)
+            if attempt.ended is None and backend is not None and attempt.is_at(backend.place):
+                jobs[run.id] = backend, attempt.submission_id
     for run_id, (backend, submission) in jobs.items():
         try:
             backend.stop(submission)

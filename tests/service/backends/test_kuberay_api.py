@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -157,6 +158,7 @@ def test_the_settings_name_template_and_namespace(kube: Kube, tmp_path: Path, mo
     told = {"RECO_HOME": str(tmp_path), "RECO_BACKEND": "kuberay", "RECO_KUBERAY_TEMPLATE": str(RAYJOB)}
     backends = configured(Settings.from_environment({**told, "RECO_KUBERAY_NAMESPACE": NAMESPACE}))
     assert list(backends) == ["kuberay", "local"]
+    assert backends["kuberay"].place == f"kuberay:{urlsplit(kube.api.address).netloc}/{NAMESPACE}"
     assert backends["kuberay"].submit(NAME, JOB) is True
     assert kube.object()["spec"]["jobId"] == NAME
     with pytest.raises(UserError, match="template"):

@@ -29,6 +29,14 @@ def test_a_job_server_takes_new_attempts_and_old_ones_stay_where_they_began(tmp_
     assert "secret-of-ray" not in repr(settings)
 
 
+def test_each_backend_says_where_its_jobs_are(tmp_path: Path) -> None:
+    told = {"RECO_HOME": str(tmp_path), "RECO_RAY_JOBS": "http://head:8265/"}
+    places = {name: each.place for name, each in configured(Settings.from_environment(told)).items()}
+    assert places == {"ray": "ray:http://head:8265", "local": f"local:{tmp_path}/jobs"}
+    named = configured(Settings.from_environment({**told, "RECO_BACKEND_PLACE": "ray:big"}))
+    assert {name: each.place for name, each in named.items()} == {"ray": "ray:big", "local": f"local:{tmp_path}/jobs"}
+
+
 def test_a_place_is_the_same_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert Settings.from_environment({"RECO_HOME": "h", "RECO_STORAGE": "runs"}).storage == f"{tmp_path}/runs"

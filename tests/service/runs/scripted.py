@@ -110,6 +110,11 @@ class ScriptedBackend(Backend):
         self.refuses = False
         self.full = False
         self.looks = 0
+        self.where = "scripted:here"
+
+    @property
+    def place(self) -> str:
+        return self.where
 
     def submit(self, submission_id: str, job: Job) -> bool:
         self.fuse("submit")

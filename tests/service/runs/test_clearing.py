@@ -38,10 +38,10 @@ class World:
     def folder(self, run: Run) -> RunFolder:
         return RunFolder(f"{self.root}/runs", run.id)
 
-    def ended(self, run_id: str, *, backend: str = "local", logged: bool = True) -> None:
+    def ended(self, run_id: str, *, backend: str = "local", place: str | None = None, logged: bool = True) -> None:
         """A run that has failed, and whose job has ended."""
         run = self.store.create(NewRun(run_id, "photos", "{}", "abc", "ann"))
-        run = self.store.move(run, Signal.BEGIN, words="Begun.", actor="leader", backend=backend)
+        run = self.store.move(run, Signal.BEGIN, words="Begun.", actor="leader", backend=backend, place=place)
         self.run_job(f"{run_id}-a1")
         self.store.move(run, Signal.FAILED, words="Failed.", actor="leader", ending=Ending(Cause.NAN))
         if logged:
@@ -89,9 +89,10 @@ def test_a_log_that_is_nowhere_else_is_kept(world: World) -> None:
 def test_jobs_of_others_are_left_alone(world: World) -> None:
     world.run_job("stranger-a1")  # of another store, or started by hand
     world.ended("elsewhere", backend="ray")  # only the name is the same
+    world.ended("another-folder", place="local:/another/home/jobs")
     world.clock.pass_time(30 * DAY)
     world.clearing.clear()
-    assert world.backend.kept() == ["elsewhere-a1", "stranger-a1"]
+    assert world.backend.kept() == ["another-folder-a1", "elsewhere-a1", "stranger-a1"]
 
 
 def test_a_backend_that_is_away_is_left_for_later(world: World) -> None:

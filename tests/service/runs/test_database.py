@@ -79,7 +79,10 @@ def test_runs_of_the_first_version_are_there_in_the_newest(url: str, clock: Cloc
         assert store.progress_of(["old"]) == {}
         again = store.resume("old", actor="ann", words="Again.")
         assert (again.state, again.attempts, again.budget_from) == (State.QUEUED, 1, 1)
-        assert store.attempts("old")[0].ended == datetime(2026, 3, 1, 11, tzinfo=UTC)
+        first = store.attempts("old")[0]
+        assert first.ended == datetime(2026, 3, 1, 11, tzinfo=UTC)
+        assert first.place is None
+        assert first.is_at("ray:http://any:8265")
 
 
 def _upgrade(url: str) -> None:

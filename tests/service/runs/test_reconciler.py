@@ -246,6 +246,34 @@ def test_a_job_that_the_backend_forgot_has_lost_its_host(make: Make) -> None:
     assert world.until(State.SUCCEEDED).attempts == 2
 
 
+def test_another_cluster_that_has_no_such_job_is_not_believed(make: Make) -> None:
+    world = make(Life(running_s=ENDLESS))
+    world.until(State.RUNNING)
+    assert world.attempts[0].place == "scripted:here"
+    there, world.backend.jobs = world.backend.jobs, {}
+    world.backend.where = "scripted:there"
+    world.go_on(600)
+    assert (world.run.state, world.run.attempts) == (State.RUNNING, 1)
+    assert Condition.UNREACHABLE in world.run.conditions
+    said = next(words for words in world.words() if "does not answer" in words)
+    assert "the job is at scripted:here, and this service asks scripted:there" in said
+    assert "RECO_BACKEND_PLACE=scripted:here" in said
+    world.backend.where, world.backend.jobs = "scripted:here", there
+    world.leader.tick()
+    assert (world.run.state, dict(world.run.conditions)) == (State.RUNNING, {})
+    assert world.backend.starts == [f"{world.id}-a1"]
+
+
+def test_a_job_elsewhere_keeps_no_other_from_its_backend(make: Make, clock: Clock) -> None:
+    world = make(Life(running_s=ENDLESS))
+    world.until(State.RUNNING)
+    world.backend.where = "scripted:there"
+    world.store.create(NewRun("zz-second", "photos", "name: photos\n", "abc", "ann"))
+    world.go_on(60)
+    assert world.store.get("zz-second").state is State.RUNNING
+    assert world.store.attempts("zz-second")[0].place == "scripted:there"
+
+
 def test_a_job_that_the_backend_forgot_may_have_left_its_results(make: Make) -> None:
     world = make(Life(vanishes=True))
     assert world.until(State.SUCCEEDED, State.RECOVERING).state is State.SUCCEEDED

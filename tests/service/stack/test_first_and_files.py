@@ -146,7 +146,15 @@ def test_rays_folder_is_short_emptied_and_private(layout: Layout, tmp_path: Path
 def test_parts_are_told_of_each_other_and_not_of_other_services(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_ADDRESS", "RECO_API", "RECO_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI"):
+    for name in (
+        "RAY_ADDRESS",
+        "RECO_API",
+        "RECO_TOKEN",
+        "RECO_BACKEND_PLACE",
+        "AWS_PROFILE",
+        "AWS_ENDPOINT_URL",
+        "MLFLOW_TRACKING_URI",
+    ):
         monkeypatch.setenv(name, "another's")
     options = Options(s3=layout.home)
     places = Places(layout, options, choose_ports(options, {}, {}), tracking="http://127.0.0.1:5000")
@@ -154,6 +162,7 @@ def test_parts_are_told_of_each_other_and_not_of_other_services(
     assert "another's" not in {*service.values(), *head.values()}
     assert service["RECO_RAY_JOBS"] == places.address("dashboard")
     assert service["RECO_BACKEND"] == "ray"
+    assert service["RECO_BACKEND_PLACE"] == f"ray:{layout.home}", "the next head may listen elsewhere"
     assert "RAY_ADDRESS" not in head
     for each in (service, head):
         assert each["AWS_ENDPOINT_URL"] == places.address("s3")
