@@ -93,6 +93,16 @@ def problem(
     return Response(told.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
+def in_words(error: RecoError) -> tuple[str, str | None]:
+    """What whoever asks is told of an error, and what to do next.
+
+    Where the database is and what its driver says is for the log only: the caller may be anybody.
+    """
+    if type(error) is StoreError or isinstance(error, SchemaError):
+        return "the service cannot use its database now.", "Ask again in a moment; the log of the service says more."
+    return error.message, error.hint
+
+
 def problem_of(error: RecoError) -> Response:
     """The answer to something that this project can explain."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
@@ -108,7 +118,8 @@ def problem_of(error: RecoError) -> Response:
     mistakes = []
     if isinstance(error, SpecError):
         mistakes = [FieldMistake(path=each.path, line=each.line, message=each.message) for each in error.mistakes]
-    return problem(status, error.message, code=type(error).__name__, hint=error.hint, errors=mistakes, headers=headers)
+    detail, hint = in_words(error)
+    return problem(status, detail, code=type(error).__name__, hint=hint, errors=mistakes, headers=headers)
 
 
 def unexpected(request_id: str) -> Response:

@@ -16,7 +16,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -27,6 +28,10 @@ Clock = Callable[[], datetime]
 
 _BUSY_S = 30.0
 """Longest that a writer waits for another."""
+_CONNECT_S = 5
+"""Longest that a server may take to answer the first time: a thread of the API waits for it."""
+_KEPT, _MORE = 10, 30
+"""Connections that stay open, and those beyond them: together one for each thread that serves requests."""
 _WRITES = "reco_writes"
 _migrating = threading.Lock()  # Alembic keeps what it is at in globals
 _MIGRATING = 0x7265636F  # of the lock that processes take which open one database at once; any number but the same
@@ -117,7 +122,13 @@ def _engine(url: str) -> Engine:
             return _sqlite(parsed)
         case "postgresql":
             # A connection that a restart of the server cut is noticed before it is used.
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                pool_size=_KEPT,
+                max_overflow=_MORE,
+                connect_args={} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_S},
+            )
         case other:
             raise SchemaError(f"runs cannot be kept in {other}.", hint="Use a SQLite file or PostgreSQL.")
 
@@ -134,7 +145,7 @@ def _sqlite(url: URL) -> Engine:
             f"runs cannot be kept in {file}: {error.strerror or error}.",
             hint="Name a file in a folder you may write to.",
         ) from error
-    engine = create_engine(url, connect_args={"timeout": _BUSY_S})
+    engine = create_engine(url, pool_size=_KEPT, max_overflow=_MORE, connect_args={"timeout": _BUSY_S})
 
     @event.listens_for(engine, "connect")
     def _connect(connection: SQLiteConnection, _: ConnectionPoolEntry) -> None:
@@ -185,7 +196,7 @@ def _explained(engine: Engine) -> Iterator[None]:
     """What the driver says, as an error that names the database."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, PoolTimeoutError) as error:
         raise StoreError(
             f"the database at {_shown(engine)} does not answer: {_first_line(error)}.",
             hint="Is the server up, the address right, the disk not full?",
@@ -196,6 +207,7 @@ def _shown(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
 
 
-def _first_line(error: DBAPIError) -> str:
-    lines = str(error.orig).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error.orig).__name__
+def _first_line(error: OperationalError | PoolTimeoutError) -> str:
+    said = error.orig if isinstance(error, OperationalError) else error
+    lines = str(said).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(said).__name__

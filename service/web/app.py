@@ -16,7 +16,7 @@ from starlette.types import Scope
 from jobs.errors import RecoError
 from service.api.errors import UnauthenticatedError
 from service.api.policy import DataPolicy
-from service.api.problems import problem_of
+from service.api.problems import in_words, problem_of
 from service.control.control import Control
 from service.web import actions, champions, comparing, datasets, models, runs, session, sweeps
 from service.web.curves import Curves
@@ -91,7 +91,7 @@ def _explained(request: Request, error: Exception) -> Response:
     status = problem_of(error).status_code
     if status == HTTPStatus.UNAUTHORIZED:
         return RedirectResponse(login_address(request), 303)
-    return _told(request, status, error.message, error.hint)
+    return _told(request, status, *in_words(error))
 
 
 def _refused(request: Request, error: Exception) -> Response:

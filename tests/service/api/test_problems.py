@@ -89,7 +89,9 @@ def test_a_mistake_of_ours_is_told_by_an_id_only(
     assert f"request {told.request_id}, GET /v1/runs/{{run_id}}" in caplog.text
 
 
-def test_a_database_that_is_away_is_worth_asking_again(api: Api, admin: httpx.Client, tmp_path: Path) -> None:
+def test_a_database_that_is_away_is_worth_asking_again(
+    api: Api, admin: httpx.Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert api.ask("GET", "/health/ready").json()["ready"] is True
     assert admin.get("/v1/me").status_code == 200
     api.control.database.engine.dispose()
@@ -100,6 +102,13 @@ def test_a_database_that_is_away_is_worth_asking_again(api: Api, admin: httpx.Cl
     answer = admin.get("/v1/runs")
     assert (answer.status_code, answer.json()["code"]) == (503, "StoreError")
     assert "retry-after" in answer.headers
+    stranger = api.ask("GET", "/v1/runs", "reco_unknown")
+    page = api.ask("GET", "/runs", headers={"Cookie": "reco_token=reco_unknown"})
+    assert (stranger.status_code, page.status_code) == (503, 503)
+    for told in (answer.text, stranger.text, page.text):
+        assert "sqlite" not in told
+        assert str(tmp_path) not in told
+    assert f"sqlite:///{tmp_path}" in caplog.text  # what it is, is for the log
     ready = api.ask("GET", "/health/ready")
     assert (ready.status_code, ready.json()["parts"]["database"]) == (503, "unreachable")
     assert api.ask("GET", "/health/live").status_code == 200

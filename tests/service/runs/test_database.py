@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +17,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from service.runs import database as module
 from service.runs.database import Database, open_database, upgrade
 from service.runs.errors import SchemaError, StoreError
 from service.runs.listing import RunList
@@ -193,3 +197,24 @@ def test_a_server_that_is_away_is_named_without_its_password(tmp_path: Path) -> 
         open_database(f"postgresql://reco:secret@/runs?host={tmp_path}")
     assert str(tmp_path) in str(caught.value).replace("%2F", "/")
     assert "secret" not in str(caught.value)
+
+
+def test_each_thread_of_an_api_gets_a_connection_and_one_more_is_told_that_there_is_none(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database.engine.pool, "_timeout", 0.05)
+    with contextlib.ExitStack() as open_sessions:
+        for _ in range(40):
+            open_sessions.enter_context(database.reading()).execute(text("SELECT 1"))
+        with pytest.raises(StoreError, match="does not answer"), database.reading() as session:
+            session.execute(text("SELECT 1"))
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CONNECT_S", 2)  # the least that the driver knows
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(StoreError, match="does not answer"):
+            open_database(f"postgresql://ann@127.0.0.1:{port}/runs")
+    assert time.monotonic() - began < 30.0
