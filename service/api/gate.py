@@ -6,12 +6,12 @@ import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.errors import CrossSiteError, TooManyRequestsError, UnauthenticatedError
@@ -59,6 +59,10 @@ class KnownTokens:
         self._seconds = seconds
         self._known: OrderedDict[bytes, tuple[float, Token]] = OrderedDict()
 
+    def knows(self, secret: str) -> bool:
+        """Whether it was good when it was last asked about, however long ago that was."""
+        return _digest(secret) in self._known
+
     def recall(self, secret: str) -> Token | None:
         """A token that was found good a moment ago."""
         until, token = self._known.get(_digest(secret), (0.0, None))
@@ -79,7 +83,8 @@ class KnownTokens:
 
     def forget(self) -> None:
         """Ask anew about every token: one was revoked."""
-        self._known.clear()
+        for digest, (_, token) in list(self._known.items()):  # requests in other threads go on meanwhile
+            self._known[digest] = (0.0, token)
 
 
 class Gate:
@@ -114,8 +119,10 @@ class Gate:
         secret, by_cookie = _secret_of(headers)
         token = None if secret is None else self._known.recall(secret)
         if token is None:
-            # Counted before it is checked: who guesses is not to keep the database busy.
-            _pass(self._by_address, address, "without a token that is good")
+            # Counted before it is checked: who guesses is not to keep the database busy. A token that was good a moment
+            # ago is no guess: its holder is not to be locked out by strangers, or by many others, behind one address.
+            if secret is None or not self._known.knows(secret):
+                _pass(self._by_address, address, "without a token that is good")
             token = None if secret is None else await self._known.check(secret)
         if token is None or secret is None:
             if _needs_token(scope["path"]) and scope["path"] not in self._open:
@@ -154,13 +161,9 @@ def _secret_of(headers: Headers) -> tuple[str | None, bool]:
     if given is not None:
         scheme, _, secret = given.partition(" ")
         return (secret.strip() if scheme.lower() == "bearer" else ""), False
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load(headers.get("cookie", ""))
-    except CookieError:
-        return None, False
-    found = cookies.get(COOKIE)
-    return (None, False) if found is None else (found.value, True)
+    # Not by `SimpleCookie`: it gives up at a cookie that it finds odd, and other applications of the host set such.
+    found = cookie_parser(headers.get("cookie", "")).get(COOKIE)
+    return (None, False) if found is None else (found, True)
 
 
 def _refuse_other_sites(headers: Headers) -> None:

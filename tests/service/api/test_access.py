@@ -175,3 +175,9 @@ def test_a_cookie_changes_something_only_from_our_own_page(api: Api, headers: di
     cookies = {"Cookie": f"theme=dark; reco_token={api.secret('admin')}"}
     assert api.ask("GET", "/v1/me", headers=cookies | sent).status_code == 200
     assert api.ask("POST", "/v1/runs/nothing/stop", headers=cookies | sent).status_code == status
+
+
+@pytest.mark.parametrize("odd", ['a[b]=1', 'prefs={"x": 1, "y": [2]}', "a b=c", "=x", 'q="open'])
+def test_odd_cookies_of_other_applications_do_not_hide_ours(api: Api, odd: str) -> None:
+    cookies = {"Cookie": f"{odd}; reco_token={api.secret('viewer')}"}
+    assert api.ask("GET", "/v1/me", headers=cookies).status_code == 200

@@ -74,6 +74,33 @@ def test_who_guesses_tokens_is_stopped_before_the_database_is_asked(strict: Api)
     assert _me(strict, good).status_code == 200  # whose token is known does not wait for the others
 
 
+def test_a_token_that_was_good_is_asked_about_again_although_strangers_have_used_up_its_address(tmp_path: Path) -> None:
+    settings = replace(QUICK, anonymous_per_minute=5, token_cache_s=0.0)  # each request is asked about anew
+    with open_api(tmp_path / "home", settings) as api:
+        good, ended = api.secret("viewer"), api.secret("runner")
+        assert [_me(api, each).status_code for each in (good, ended)] == [200, 200]
+        answers = [_me(api, f"reco_{number}") for number in range(5)]
+        assert answers[-1].status_code == 429
+        assert {_me(api, good).status_code for _ in range(10)} == {200}
+        [token] = [each for each in api.control.tokens_store.list() if each.role == "runner"]
+        api.control.tokens_store.revoke(token.id)
+        # One that turns out to have ended is no better than a guess from then on.
+        assert [_me(api, ended).status_code for _ in range(2)] == [401, 429]
+
+
+def test_a_revocation_locks_nobody_else_out(tmp_path: Path) -> None:
+    with open_api(tmp_path / "home", replace(QUICK, anonymous_per_minute=3)) as api:
+        good, admin = api.secret("viewer"), api.secret("admin")
+        assert [_me(api, each).status_code for each in (good, admin)] == [200, 200]
+        [token] = [each for each in api.control.tokens_store.list() if each.role == "viewer"]
+        assert [_me(api, "reco_guess").status_code for _ in range(2)] == [401, 429]
+        other = api.control.tokens_store.issue(name="other", owner="other", role="viewer")[1]
+        assert api.ask("DELETE", f"/v1/tokens/{other.id}", admin).status_code == 204
+        assert _me(api, good).status_code == 200
+        assert api.ask("DELETE", f"/v1/tokens/{token.id}", admin).status_code == 204
+        assert _me(api, good).status_code == 401
+
+
 def test_health_is_never_limited(strict: Api) -> None:
     assert {strict.ask("GET", "/health/live").status_code for _ in range(20)} == {200}
 
