@@ -66,11 +66,10 @@ def lead(
         interval: Seconds between two passes.
         until_idle: End, too, when there is nothing left to do, or another leads.
     """
-    leases = Leases(database)
     reconciler = Reconciler(
         RunStore(database),
         RunList(database),
-        leases,
+        Leases(database),
         configured(settings),
         functools.partial(job_of, settings=settings),
         folder_of,
@@ -88,7 +87,7 @@ def lead(
             if led and reconciler.leave_if_idle():
                 _log.info("nothing is left to do")
                 return True
-            if not led and somebody_leads(leases, database.clock):
+            if not led and reconciler.another_leads():
                 _log.info("another process leads")
                 return True
         return False

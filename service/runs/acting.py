@@ -8,11 +8,21 @@ from datetime import datetime
 
 from jobs.errors import UserError
 from jobs.job_folder import JobFolder
-from jobs.storage import StorageError
+from jobs.storage import AccessDeniedError, BucketError, CredentialsError, StorageError
 from service.backends.base import BackendError, Job, UnreachableBackendError
 from service.runs.answers import Answers
 from service.runs.database import Clock
-from service.runs.decision import Action, AskBackend, AskFolder, Begin, End, Note, SetCondition, Submit
+from service.runs.decision import (
+    ANSWERS_AGAIN,
+    Action,
+    AskBackend,
+    AskFolder,
+    Begin,
+    End,
+    Note,
+    SetCondition,
+    Submit,
+)
 from service.runs.departed import Departed
 from service.runs.errors import ConflictError
 from service.runs.leadership import Leadership
@@ -119,9 +129,13 @@ class Acting:
             self._answers.backend_of(attempt)  # where it is silent, nothing is prepared for it
             job = self._command(run, attempt)
             self._leadership.held()
+            if self._store.get(run.id).version != run.version:  # a wish to stop, say: to prepare a job takes a while
+                raise ConflictError(f"run {run.id} has changed.", hint="Look at it again.")
             new = self._answers.submit(attempt, job)
         except UnreachableBackendError as error:  # it may have the job all the same: the next pass asks
             return self._set(run, Condition.UNREACHABLE, True, f"The backend does not answer: {error}")
+        except (CredentialsError, AccessDeniedError, BucketError):
+            raise  # of the service's own, though a user may mend them: once that is done the run can begin
         except (BackendError, UserError) as error:
             answer, silence = self._answers.look(attempt)
             if answer is None:
@@ -129,9 +143,12 @@ class Acting:
                 return self._set(run, Condition.UNREACHABLE, True, f"The backend does not answer: {silence}")
             words = f"Its job cannot be started: {error}"  # and asking again would not help
             return self._move(run, Signal.FAILED, words, ending=Ending(Cause.USER_CODE))
-        return self._move(
+        run = self._move(
             run, Signal.ACCEPTED, "The backend took its job." if new else "The backend had its job already."
         )
+        if Condition.UNREACHABLE in run.conditions:
+            return self._set(run, Condition.UNREACHABLE, False, ANSWERS_AGAIN)
+        return run
 
     def _ask_folder(self, run: Run) -> None:
         try:

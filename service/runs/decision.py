@@ -14,6 +14,8 @@ from service.runs.evidence import Seen
 from service.runs.records import Attempt, Ending
 from service.runs.states import AttemptState, Condition, Signal, State
 
+ANSWERS_AGAIN = "The backend answers again."
+
 _STARVED, _FED = 0.2, 0.1  # of the time; two limits, so that a run between them does not come and go
 _TOLD_TO_END = (130, -signal.SIGTERM, 128 + signal.SIGTERM)
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -88,13 +90,15 @@ def decide(seen: Seen) -> list[Action]:
 def _decide_on(attempt: Attempt, seen: Seen) -> list[Action]:
     if (end := _end(attempt, seen)) is not None:
         return [end]  # conditions end with it
-    actions = [*_reached(seen), *_moving(attempt, seen)]
     stopping = seen.run.state is State.STOPPING
     answer = seen.answer
-    if answer is not None and answer.status == "absent":
-        # Accepted, it would have ended above. A job that was never submitted is, once nothing speaks against it.
-        if attempt.state is AttemptState.INTENDED and seen.folder is not None and not stopping:
-            actions.append(Submit())
+    absent = answer is not None and answer.status == "absent"
+    # Accepted, it would have ended above. A job that was never submitted is, once nothing speaks against it.
+    if absent and attempt.state is AttemptState.INTENDED and seen.folder is not None and not stopping:
+        # Whether it is reached is seen then: one that only answers would be called so anew in each pass.
+        return [*_moving(attempt, seen), Submit()]
+    actions = [*_reached(seen), *_moving(attempt, seen)]
+    if absent:
         return actions
     if answer is not None and not answer.ended:
         if attempt.state is AttemptState.INTENDED:
@@ -160,7 +164,7 @@ def _reached(seen: Seen) -> list[Action]:
     held = Condition.UNREACHABLE in seen.run.conditions
     if held == (seen.answer is None):
         return []
-    words = "The backend answers again." if held else f"The backend does not answer: {seen.silence}"
+    words = ANSWERS_AGAIN if held else f"The backend does not answer: {seen.silence}"
     return [SetCondition(Condition.UNREACHABLE, not held, words)]
 
 

@@ -18,7 +18,8 @@ from service.runs.store import RunStore
 _log = logging.getLogger("reco.leader")
 
 _RECENT = timedelta(days=1)
-"""A new leader looks after the jobs of attempts that ended in this time; older ones have long been seen to end."""
+"""A new leader looks after the jobs of attempts that ended in this time; older ones have long been seen to end, or
+nobody can say how they are: their backend is gone."""
 _LATE = timedelta(hours=1)
 """For so long a job may still come to life whose attempt is over: by a leader that was paused while submitting."""
 
@@ -47,6 +48,7 @@ class Departed:
         self._grace = timedelta(seconds=grace_s)
         self._over: dict[str, tuple[Run, Attempt]] = {}
         self._absent: set[str] = set()  # of these, those whose jobs were not there when last asked for
+        self._silent: set[str] = set()  # likewise those of which nobody could say anything
         self._asked: dict[str, datetime] = {}
         self._logs = LogCopies()
 
@@ -61,9 +63,10 @@ class Departed:
     def waiting(self) -> bool:
         """Whether some job is still there, or its log is not complete.
 
-        A job that is absent is waited for only in case it comes late; that is no reason to stay.
+        A job that is absent is waited for only in case it comes late; that is no reason to stay. Nor is one whose
+        backend is silent, perhaps for good: whoever leads next asks again.
         """
-        return bool(self._over.keys() - self._absent)
+        return bool(self._over.keys() - self._absent - self._silent)
 
     def add(self, run: Run, attempt: Attempt, *, asked: datetime | None = None) -> None:
         """An attempt has ended.
@@ -85,10 +88,14 @@ class Departed:
     def see_off(self, run: Run, attempt: Attempt) -> None:
         """Look after one: end its job if it does not end, and keep the rest of its log."""
         answer, _ = self._answers.look(attempt)
-        if answer is None:
-            return
         submission, now = attempt.submission_id, self._clock()
         since = now - (attempt.ended or now)
+        if answer is None:
+            self._silent.add(submission)
+            if since >= _RECENT:
+                self._let_go(submission)
+            return
+        self._silent.discard(submission)
         if answer.status == "absent":
             self._absent.add(submission)
         elif not answer.ended:
@@ -108,9 +115,14 @@ class Departed:
             for each in list(storage.list("logs/")):
                 storage.delete(each.key)
         if complete and (answer.status != "absent" or since >= _LATE):
-            del self._over[submission]
-            self._absent.discard(submission)
-            self._asked.pop(submission, None)
+            self._let_go(submission)
+
+    def _let_go(self, submission: str) -> None:
+        """Look after it no more."""
+        del self._over[submission]
+        self._absent.discard(submission)
+        self._silent.discard(submission)
+        self._asked.pop(submission, None)
 
     def copy_log(self, folder: JobFolder, attempt: Attempt, *, ended: bool) -> bool:
         """Copy what the job of an attempt, over or not, has printed; whether all of it is kept, and no more will come.

@@ -79,11 +79,20 @@ class Leadership:
                 self._leases.release(self._lease)
             self._lease = None
 
+    def another_leads(self) -> bool:
+        """Whether another process leads; this one may hold the lease though it could not make a pass."""
+        lease = self._leases.current(LEASE)
+        return lease is not None and lease.holder != self._holder and _leads(lease, self._clock)
+
 
 def somebody_leads(leases: Leases, clock: Clock) -> bool:
     """Whether a process leads: the lease has not ended, and its holder is not known to be dead."""
     lease = leases.current(LEASE)
-    return lease is not None and lease.until > clock() and not _is_dead(lease.holder)
+    return lease is not None and _leads(lease, clock)
+
+
+def _leads(lease: Lease, clock: Clock) -> bool:
+    return lease.until > clock() and not _is_dead(lease.holder)
 
 
 def _this_process() -> str:

@@ -140,6 +140,10 @@ class Reconciler:
         self._clearing.clear()
         return True
 
+    def another_leads(self) -> bool:
+        """Whether another process leads."""
+        return self._leadership.another_leads()
+
     def leave_if_idle(self) -> bool:
         """Let another lead if there is nothing left to do; whether it is so.
 

@@ -18,9 +18,11 @@ from jobs.errors import UserError
 from service.backends.local_wrapper import start_ticks
 from service.leader import LOG, ensure_leader, lead
 from service.runs.database import Database, open_database
+from service.runs.errors import StoreError
 from service.runs.leadership import LEASE, Leadership, somebody_leads
 from service.runs.leases import Lease, Leases
-from service.runs.records import NewRun
+from service.runs.listing import RunList
+from service.runs.records import NewRun, Run
 from service.runs.retry import Cause
 from service.runs.states import Condition, Signal, State
 from service.runs.store import RunStore
@@ -145,6 +147,23 @@ def test_whoever_is_second_ends_where_another_leads(database: Database, settings
     assert Leadership(Leases(database), database.clock, seconds=60).take()
     lead(settings, database, threading.Event(), interval=0.01, until_idle=True)
     assert RunStore(database).get("one").state is State.QUEUED
+
+
+def test_a_leader_goes_on_after_a_pass_that_an_error_of_a_moment_ended(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_run(database, settings)
+    passes, unfinished = [0], RunList.unfinished
+
+    def failing_once(self: RunList) -> list[Run]:
+        passes[0] += 1
+        if passes[0] == 1:
+            raise StoreError("The database does not answer.")
+        return unfinished(self)
+
+    monkeypatch.setattr(RunList, "unfinished", failing_once)
+    lead(settings, database, threading.Event(), interval=0.01, until_idle=True)
+    assert RunStore(database).get("one").state is State.FAILED
 
 
 def test_a_leader_whose_home_is_gone_ends_though_runs_have_not(database: Database, settings: Settings) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from jobs.job_folder import SUBMISSION_VARIABLE, Outcome, error_of, failed
 from jobs.run_folder import RunFolder
-from jobs.storage import AccessDeniedError
+from jobs.storage import AccessDeniedError, AddressError, BucketError, CredentialsError, StorageError
 from service.backends.base import Answer, BackendError, Job, Status
 from service.backends.local import LocalBackend
 from service.runs.database import Database, open_database
@@ -225,6 +225,20 @@ def test_a_backend_that_takes_no_more_jobs_still_answers_of_those_it_has(make: M
     assert running.run.conditions == {}
 
 
+def test_a_backend_that_answers_and_takes_no_jobs_is_said_to_be_away_once(make: Make) -> None:
+    world = make()
+    world.backend.full = True
+    world.go_on(600)
+    conditions = [event for event in world.store.events(world.id) if event.kind == "condition"]
+    assert [event.data["holds"] for event in conditions] == [True]
+    world.backend.full = False
+    world.leader.tick()
+    assert (world.run.state, dict(world.run.conditions)) == (State.STARTING, {})
+    assert [event.words for event in world.store.events(world.id)][-2:] == [
+        "The backend took its job.", "The backend answers again.",
+    ]  # fmt: skip
+
+
 def test_a_storage_that_is_away_is_not_an_empty_folder(make: Make) -> None:
     world = make()
     world.until(State.RUNNING)
@@ -367,6 +381,31 @@ def test_a_job_that_is_refused_is_not_offered_again(make: Make, monkeypatch: pyt
     world.leader.tick()
     assert (world.run.state, world.attempts[0].cause) == (State.FAILED, Cause.USER_CODE)
     assert "no such image" in world.run.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (AccessDeniedError("Not yours."), State.STARTING),
+        (CredentialsError("Whose?"), State.STARTING),
+        (BucketError("Which?"), State.STARTING),
+        (AddressError("No such scheme."), State.FAILED),
+    ],
+)
+def test_no_run_is_to_blame_for_rights_that_the_leader_lacks(make: Make, error: StorageError, state: State) -> None:
+    world = make()
+
+    def lacking(run: Run, attempt: Attempt) -> Job:
+        raise error
+
+    world.leader = world.new_leader(lacking)
+    world.go_on(60)
+    assert world.run.state is state
+    if state is State.FAILED:
+        return
+    world.pass_time(61)
+    world.leader = world.new_leader()  # its rights are mended
+    assert world.until(State.SUCCEEDED).attempts == 1
 
 
 def test_no_run_is_to_blame_where_the_backend_refuses_the_service(make: Make) -> None:
@@ -568,15 +607,12 @@ def test_a_leader_that_loses_its_lease_within_a_pass_writes_nothing_more(make: M
 def test_a_wish_to_stop_that_comes_while_a_run_is_looked_after_is_heard_before_its_job_is_submitted(
     make: Make,
 ) -> None:
-    def stop(call: int) -> bool:
-        if world.backend.reachable and world.fuse.calls[call] == "set unreachable":
-            world.store.stop(world.id, actor="ann", words="Enough.")
-        return False
+    def prepared(run: Run, attempt: Attempt) -> Job:
+        world.store.stop(world.id, actor="ann", words="Enough.")
+        return Job(["train", run.id])
 
-    world = make(fuse=Fuse(kills=stop))
-    world.backend.reachable = False
-    world.leader.tick()
-    world.backend.reachable = True
+    world = make()
+    world.leader = world.new_leader(prepared)
     world.leader.tick()
     assert (world.run.state, world.backend.starts) == (State.STOPPING, [])
     world.leader.tick()
@@ -725,6 +761,30 @@ def test_a_leader_does_not_stay_for_a_job_that_was_never_submitted(make: Make) -
     world.leader = world.new_leader()
     world.until(State.CANCELLED)
     assert world.leader.leave_if_idle()
+
+
+def test_a_leader_does_not_stay_for_a_job_that_nobody_can_ask_for(make: Make) -> None:
+    world = make(Life(lingers_s=ENDLESS))
+    world.until(State.SUCCEEDED)
+    assert not world.leader.leave_if_idle()
+    world.backend.reachable = False
+    world.leader.tick()
+    assert world.leader.leave_if_idle()
+
+
+def test_a_job_that_nobody_can_ask_for_is_asked_for_no_longer_than_a_day(make: Make) -> None:
+    world = make(Life(lingers_s=ENDLESS))
+    world.until(State.SUCCEEDED)
+    world.backend.reachable = False
+    world.leader.tick()
+    world.clock.pass_time(23 * 3600)
+    looks = world.backend.looks
+    world.leader.tick()
+    assert world.backend.looks == looks + 1
+    world.clock.pass_time(3600)
+    world.leader.tick()
+    world.leader.tick()
+    assert world.backend.looks == looks + 2
 
 
 def test_a_run_that_is_stored_while_a_leader_leaves_is_not_left_alone(make: Make, database: Database) -> None:
