@@ -45,6 +45,7 @@ class Follower:
         live: Shows it.
         after: Number of the last event that is known already.
         stopping: Somebody asked it to stop.
+        viewing: Whoever watches it has not started it: Ctrl-C and SIGTERM end the watching only.
     """
 
     runs: Runs
@@ -52,6 +53,7 @@ class Follower:
     live: LiveRun
     after: int = 0
     stopping: bool = False
+    viewing: bool = False
     _silent: bool = False
     _keeper: connect.Keeper = field(default_factory=connect.Keeper)
 
@@ -105,7 +107,12 @@ class Follower:
         return run
 
     def _answer(self, interrupts: Interrupts) -> None:
-        """Ask what Ctrl-C was to mean; where nobody can be asked, or nothing else is left, it means to stop."""
+        """Ask what Ctrl-C was to mean; where nobody can be asked, or nothing else is left, it means to stop.
+
+        To a run that is only being looked at it means nothing.
+        """
+        if self.viewing:
+            raise _DetachedError
         answer = "s"
         if asking.at_terminal() and not interrupts.told_to_end and not self.stopping:
             with self.live.paused():
@@ -143,13 +150,14 @@ class Follower:
         )
 
 
-def follow_to_the_end(runs: Runs, run: RunView, *, since: datetime | None = None) -> None:
+def follow_to_the_end(runs: Runs, run: RunView, *, since: datetime | None = None, viewing: bool = False) -> None:
     """Follow a run or a sweep from what is known of it, tell what came of it, and leave with its exit code.
 
     Args:
         runs: Where it is asked for.
         run: As it was seen last.
         since: When what is followed began; when it was created, if not given.
+        viewing: An interrupt ends the following, and never the run.
 
     Raises:
         RecoError: It failed.
@@ -157,7 +165,7 @@ def follow_to_the_end(runs: Runs, run: RunView, *, since: datetime | None = None
     """
     since = since or run.created
     board = LiveBoard(runs, since=since) if run.kind == "sweep" else None
-    ended = Follower(runs, run.id, board or LiveRun(since=since), run.version).follow()
+    ended = Follower(runs, run.id, board or LiveRun(since=since), run.version, viewing=viewing).follow()
     if board is not None:
         with contextlib.suppress(RecoError):
             output.show(board.picture(ended))

@@ -19,6 +19,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.told_to_end = False
+        self._waits = False  # one was heard, and not answered yet
         self._heard = threading.Event()
         self._before: dict[int, signal.Handlers | object] = {}
 
@@ -40,9 +41,11 @@ class Interrupts:
     def forget(self) -> None:
         """What was heard has been answered."""
         self._heard.clear()
+        self._waits = False
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        if self._heard.is_set():
+        if self._waits:
             raise KeyboardInterrupt
-        self.told_to_end = number == signal.SIGTERM
-        self._heard.set()
+        self._waits, self.told_to_end = True, number == signal.SIGTERM
+        # In a thread: a signal that comes while this one is inside `wait` would wait for its own lock.
+        threading.Thread(target=self._heard.set).start()

@@ -61,7 +61,7 @@ def show(sweep: str, *, follow: bool, as_json: bool) -> bool:
             board = service.runs.board(sweep)
             output.emit({"status": found.state, **board.model_dump(mode="json")})
         elif follow and not found.state.is_final:
-            follow_to_the_end(service.runs, found)
+            follow_to_the_end(service.runs, found, viewing=True)
         else:
             output.show(LiveBoard(service.runs, since=found.created).picture(found))
         return True
@@ -98,6 +98,20 @@ def resume(sweep: str, overrides: list[str], *, then_full: bool) -> bool:
         resumed = service.runs.resume(sweep, message(Change, overrides=overrides))
         follow_to_the_end(service.runs, resumed, since=datetime.now(UTC))
         return True
+
+
+def refuse(sweep: str) -> None:
+    """Do nothing unless the service knows such a sweep.
+
+    Raises:
+        UserError: It does, and carries it out itself: of two drivers, each would take the other's place.
+    """
+    with connect.service() as service:
+        if _known(service.runs, sweep) is not None:
+            raise UserError(
+                f"there is a sweep {sweep} already, which the service carries out.",
+                hint=f"`reco sweep resume {sweep}` lets it go on; give a new one another --id.",
+            )
 
 
 def place_of(sweep: str) -> str:

@@ -65,6 +65,8 @@ def run(
     from jobs.spec import load_sweep
 
     sweep = load_sweep(spec, overrides or [])
+    if sweep_id is not None:
+        submitted.refuse(sweep_id)
     sweep_id = sweep_id or f"{sweep.spec.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = folder_of(sweep_id, storage)
     folder.claim(sweep)

@@ -16,6 +16,9 @@ from jobs.sweeps.folder import SweepFolder
 from jobs.sweeps.ledger import Ledger
 from service.cli.leaderboard import short_names
 from service.cli.main import app
+from service.control.control import Control
+from service.runs.records import NewRun
+from service.settings import Settings
 from tests.pictures import tiny_spec
 
 VALUES = {
@@ -121,6 +124,20 @@ def test_another_search_cannot_take_over_an_id(storage: str, tmp_path: Path) -> 
     code, _, said = reco("run", str(tmp_path / "sweep.yaml"), "--id", "old", "--storage", storage)
     assert code == 2
     assert "exists with another search" in said
+
+
+def test_a_sweep_of_the_service_gets_no_second_driver(tmp_path: Path) -> None:
+    base, sweep = tmp_path / "base.yaml", tmp_path / "sweep.yaml"
+    base.write_text(tiny_spec(Path("x"), probe=Path("y"), train__epochs=9))
+    sweep.write_text("name: search\nbase: base.yaml\nbudget: {epochs: 3}")
+    with Control(Settings.from_environment()) as control:
+        row = NewRun("mine", "search", sweep.read_text(), "abc", "ann", kind="sweep", storage=str(tmp_path / "runs"))
+        control.store.create(row)
+    code, _, said = reco("run", str(sweep), "--id", "mine", "-y")
+    assert code == 2
+    assert "which the service carries out" in said
+    assert "`reco sweep resume mine`" in said
+    assert not (tmp_path / "home" / "runs" / "mine").exists()
 
 
 @pytest.mark.parametrize("verb", ["run", "preview"])
