@@ -37,11 +37,12 @@ class Part:
     shards: tuple[StoredObject, ...]
     whole: bool
 
-    def index_place(self, index: str | None) -> tuple[Storage, str]:
+    def index_place(self, index: str | None, *, patience_s: float | None = None) -> tuple[Storage, str]:
         """Where the part's index lies, and the name of its root.
 
         Beside the shards by default. A place given for the whole data set holds a folder for each part, since its
-        other parts, and the same spec's probe sets, may have shards of the same names.
+        other parts, and the same spec's probe sets, may have shards of the same names. `patience_s` is as
+        `open_storage` has it.
         """
         url = self.storage.url
         if index is None:
@@ -50,14 +51,16 @@ class Part:
             name = re.sub(r"[^A-Za-z0-9_-]", "_", split_url(url)[1]) or "root"
             place = join_url(index, f"{name}-{_digest(url, 8)}")
         names = "\n".join(shard.key for shard in self.shards)
-        return open_storage(place), "root.json" if self.whole else f"root-{_digest(names, 12)}.json"
+        storage = open_storage(place, patience_s=patience_s)
+        return storage, "root.json" if self.whole else f"root-{_digest(names, 12)}.json"
 
 
-def find_shards(source: str | Sequence[str]) -> list[Part]:
+def find_shards(source: str | Sequence[str], *, patience_s: float | None = None) -> list[Part]:
     """Look up what `source` names.
 
     Args:
         source: A folder or prefix with .tar files directly in it, a shard, a brace pattern, or a list of these.
+        patience_s: As `open_storage` has it.
 
     Raises:
         SourceError: There are no shards, some are missing, compressed, or named twice.
@@ -70,9 +73,9 @@ def find_shards(source: str | Sequence[str]) -> list[Part]:
     parts = []
     for (folder, whole), names in itertools.groupby(places, key=lambda place: (place[0], place[1] is None)):
         if whole:
-            parts += [_list_folder(folder) for _ in names]
+            parts += [_list_folder(folder, patience_s) for _ in names]
         else:
-            parts.append(_look_up(folder, [name for _, name in names if name is not None]))
+            parts.append(_look_up(folder, [name for _, name in names if name is not None], patience_s))
     seen: set[str] = set()
     for url in (join_url(part.storage.url, shard.key) for part in parts for shard in part.shards):
         if url in seen:
@@ -117,20 +120,20 @@ def _places(item: str) -> Iterator[tuple[str, str | None]]:
         yield split_url(url) if url.endswith(SUFFIX) else (url.rstrip("/") or url, None)
 
 
-def _list_folder(url: str) -> Part:
-    storage = open_storage(url)
+def _list_folder(url: str, patience_s: float | None) -> Part:
+    storage = open_storage(url, patience_s=patience_s)
     found = list(storage.list(recursive=False))
     for item in found:
         if item.key.endswith(_COMPRESSED):
             raise _compressed(f"{storage.url}/{item.key}")
     shards = tuple(item for item in found if item.key.endswith(SUFFIX))
     if not shards:
-        raise SourceError(f"There are no shards ({SUFFIX}) in {storage.url}.", hint=_advice(url, storage))
+        raise SourceError(f"There are no shards ({SUFFIX}) in {storage.url}.", hint=_advice(url, storage, patience_s))
     return Part(storage, shards, whole=True)
 
 
-def _look_up(url: str, names: list[str]) -> Part:
-    storage = open_storage(url)
+def _look_up(url: str, names: list[str], patience_s: float | None) -> Part:
+    storage = open_storage(url, patience_s=patience_s)
     listed = {item.key: item for item in storage.list(_beginning(names), recursive=False)}
     missing = [name for name in names if name not in listed]
     if missing:
@@ -141,14 +144,14 @@ def _look_up(url: str, names: list[str]) -> Part:
     return Part(storage, tuple(listed[name] for name in names), whole=False)
 
 
-def _advice(url: str, storage: Storage) -> str:
+def _advice(url: str, storage: Storage, patience_s: float | None) -> str:
     """What the user may have meant; only a few cheap questions, since a bucket can hold a billion objects."""
     splits = [name for name in _SPLITS if any(_tars(storage, f"{name}/"))]
     if splits:
         names = ", ".join(f"{name}/" for name in splits)
         return f"There are some in {names} below it: name one, as {join_url(url, splits[0])}."
     parent, name = split_url(url)
-    beginning = list(_tars(open_storage(parent), name)) if name else []
+    beginning = list(_tars(open_storage(parent, patience_s=patience_s), name)) if name else []
     if beginning:
         return f"Shards there begin with that name: write a pattern, such as {join_url(parent, _pattern(beginning))}."
     return "Check the path; `reco data pack` makes shards of a folder of pictures."

@@ -16,6 +16,7 @@ from service.api.openapi import ROUTERS, document
 from service.api.policy import DataPolicy
 from service.api.problems import explain_errors
 from service.api.settings import ApiSettings
+from service.api.slow import Slow
 from service.control.control import Control, version
 
 
@@ -48,7 +49,7 @@ def create_app(control: Control, settings: ApiSettings | None = None) -> FastAPI
     )
     registry.register(StoreCollector(control))
     app.state.control, app.state.settings, app.state.registry = control, settings, registry
-    app.state.known, app.state.policy = known, DataPolicy(settings)
+    app.state.known, app.state.policy, app.state.slow = known, DataPolicy(settings), Slow()
     app.state.streams, app.state.parts = Streams(control, known, settings), Parts(control)
     for router in ROUTERS:
         app.include_router(router)

@@ -10,6 +10,7 @@ from jobs.shards.index import load_root
 from jobs.shards.sources import find_shards
 from jobs.storage import NotFoundError
 from service.contract.messages import DatasetView
+from service.control.job import PATIENCE_S
 from service.control.specs import data_of
 from service.runs.listing import LARGEST_PAGE, Filter, RunList
 
@@ -40,7 +41,10 @@ def used(listed: RunList, project: str | None) -> list[DatasetView]:
 def _described(url: str, use: _Used) -> DatasetView:
     view = DatasetView(url=url, runs=use.runs, last=use.last)
     try:
-        roots = [load_root(*part.index_place(None)) for part in find_shards(url)]
+        roots = [
+            load_root(*part.index_place(None, patience_s=PATIENCE_S))
+            for part in find_shards(url, patience_s=PATIENCE_S)
+        ]
     except NotFoundError:
         return view.model_copy(update={"problem": "it has no index beside its shards"})
     except RecoError as error:

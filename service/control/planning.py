@@ -12,6 +12,7 @@ from jobs.shards.sources import find_shards
 from jobs.spec import RunSpec, Sweep
 from jobs.storage import NotFoundError, StorageError
 from service.contract.messages import Plan, PlanLine
+from service.control.job import PATIENCE_S
 from service.control.specs import Checked, stored
 from service.runs.records import Run
 from service.runs.retry import POLICIES, Cause
@@ -128,7 +129,8 @@ def _as_costly(last: Run, spec: RunSpec) -> bool:
 
 def _pictures(spec: RunSpec, warnings: list[str]) -> int | None:
     try:
-        roots = [load_root(*part.index_place(spec.data.index)) for part in find_shards(spec.data.train)]
+        parts = find_shards(spec.data.train, patience_s=PATIENCE_S)
+        roots = [load_root(*part.index_place(spec.data.index, patience_s=PATIENCE_S)) for part in parts]
     except NotFoundError:
         warnings.append("The data set has no index yet: the run builds it first, reading every shard once.")
         return None

@@ -22,6 +22,10 @@ MARGIN = 0.5
 """How many points worse than the champion an encoder may be, unless somebody says otherwise."""
 
 
+_LONGEST_S = 1500.0
+"""Longest that gates may take: less than a client of the API waits for its answer."""
+
+
 class RefusedError(RecoError):
     """A gate did not let an encoder pass."""
 
@@ -145,13 +149,20 @@ def run_gates(candidate: str, champion: str | None, margin: float, uri: str) -> 
     command = python("jobs.gate", candidate, "--margin", str(margin))
     # Not among the arguments, which every user of the machine may read: the address may hold a password.
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
-    ran = subprocess.run(
-        [*command, *(["--against", champion] if champion else [])],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    try:
+        ran = subprocess.run(
+            [*command, *(["--against", champion] if champion else [])],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=_LONGEST_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RecoError(
+            f"the gates have said nothing for {_LONGEST_S / 60:.0f} minutes.",
+            hint="Nothing was changed. Are MLflow and the storage of its encoders reachable?",
+        ) from error
     lines = ran.stdout.splitlines()
     if not lines:
         raise RecoError(

@@ -17,6 +17,7 @@ from jobs.errors import RecoError
 from service.api.errors import UnauthenticatedError
 from service.api.policy import DataPolicy
 from service.api.problems import in_words, problem_of
+from service.api.slow import Slow
 from service.control.control import Control
 from service.web import actions, champions, comparing, datasets, models, runs, session, sweeps
 from service.web.curves import Curves
@@ -57,15 +58,16 @@ def mount(app: FastAPI, control: Control) -> None:
         app: The API's; pages are the last of its routes.
         control: What they show.
     """
-    app.router.routes.append(Pages("", pages(control, app.state.policy), name="pages"))
+    app.router.routes.append(Pages("", pages(control, app.state.policy, app.state.slow), name="pages"))
 
 
-def pages(control: Control, policy: DataPolicy) -> FastAPI:
+def pages(control: Control, policy: DataPolicy, slow: Slow) -> FastAPI:
     """The pages as an application of their own.
 
     Args:
         control: What they show.
         policy: Which data a form may make a run read.
+        slow: What only a few may ask for at once, here and in the API.
     """
     app = FastAPI(
         title="reco",
@@ -74,7 +76,7 @@ def pages(control: Control, policy: DataPolicy) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.control, app.state.policy = control, policy
+    app.state.control, app.state.policy, app.state.slow = control, policy, slow
     app.state.curves, app.state.readers = Curves(), Readers()
     for part in (session, runs, actions, sweeps, models, champions, comparing, datasets):
         app.include_router(part.router)

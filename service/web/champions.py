@@ -38,7 +38,8 @@ def promote(
     """Make a version the champion, if the gates let it pass."""
     visit.require(PROMOTE)
     try:
-        visit.service.models.promote(Promotion(reference=f"{name}/{version}", reason=reason, margin=margin))
+        with visit.slow.gates.place():
+            visit.service.models.promote(Promotion(reference=f"{name}/{version}", reason=reason, margin=margin))
     except RecoError as error:
         return _promotion(visit, name, version, reason=reason, margin=margin, error=error)
     return RedirectResponse(f"/models/{name}?done=promote", 303)
@@ -56,7 +57,8 @@ def roll_back(visit: Visited, name: str, reason: Reason) -> Response:
     """Bring back the champion before the last change."""
     visit.require(ROLL_BACK)
     try:
-        visit.service.models.rollback(name, Rollback(reason=reason))
+        with visit.slow.gates.place():
+            visit.service.models.rollback(name, Rollback(reason=reason))
     except RecoError as error:
         return _rollback(visit, name, reason=reason, error=error)
     return RedirectResponse(f"/models/{name}?done=rollback", 303)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from jobs.errors import RecoError, UserError
+from jobs.run_folder import Record
 from jobs.tracking.compared_runs import find_runs, with_best
 from jobs.tracking.comparison import Comparison, compare
 from jobs.tracking.comparison_report import equal_in_words, leaderboard, sections
 from service.contract.messages import RunDetails
 from service.web.charts import SERIES
 from service.web.curves import Curves, overlaid
+from service.web.reading import Missing, Readers
 from service.web.session import Visit, Visited
 
 MOST_RUNS = 12
@@ -22,6 +25,8 @@ _CURVES = {
     "train/loss": "Loss",
     "health/rank_me": "RankMe of the queue",
 }
+
+_log = logging.getLogger("reco.web")
 
 router = APIRouter()
 
@@ -57,15 +62,28 @@ def _comparison(visit: Visit, ids: list[str]) -> tuple[Comparison | None, RecoEr
         found = find_runs(uri, ids)
         return compare(with_best(uri, found.runs), notes=found.notes), None
     except RecoError as error:
-        return None, error
+        if visit.caller.project is None:
+            return None, error
+        # What it says of a run that it does not know names others, which may be of another project, and where it is.
+        _log.info("a comparison has curves only: %s", error)
+        return None, RecoError(
+            "MLflow does not know all of these runs, or does not answer.", hint="A run is there once it trains."
+        )
 
 
 def _charts(visit: Visit, runs: list[RunDetails]) -> list[str]:
-    curves: Curves = visit.request.app.state.curves
-    records = {}
-    for run in runs[:SERIES]:
+    state = visit.request.app.state
+    curves: Curves = state.curves
+    readers: Readers = state.readers
+    records = readers.read(lambda: _records(curves, runs[:SERIES]))  # as one: a page waits for storage only once
+    return [] if isinstance(records, Missing) else list(overlaid(records, _CURVES))
+
+
+def _records(curves: Curves, runs: list[RunDetails]) -> dict[str, list[Record]]:
+    found = {}
+    for run in runs:
         try:
-            records[run.id] = curves.records(run)
+            found[run.id] = curves.records(run)
         except RecoError:  # its folder is away, or it has none yet: the others are shown
             continue
-    return list(overlaid(records, _CURVES))
+    return found

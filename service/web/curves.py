@@ -13,6 +13,7 @@ from jobs.errors import RecoError
 from jobs.run_folder import Record, RunFolder
 from jobs.tracking.figures import LOSS_NAMES
 from service.contract.messages import RunDetails, RunView
+from service.control.job import PATIENCE_S
 from service.web.charts import Point, Series, line_chart
 
 _KEPT = 32
@@ -41,7 +42,7 @@ class Curves:
         Raises:
             RecoError: The run's folder cannot be read, or what it holds.
         """
-        folder = RunFolder(run.storage, run.id)
+        folder = RunFolder(run.storage, run.id, patience_s=PATIENCE_S)
         stored = tuple((each.key, each.size) for each in folder.storage.list("metrics/"))
         with self._lock:
             known = self._known.get(folder.url)

@@ -13,4 +13,6 @@ router = APIRouter()
 @router.get("/datasets")
 def list_datasets(visit: Visited) -> Response:
     """Every data set, the last used first."""
-    return visit.page("datasets.html", datasets=visit.service.runs.datasets())
+    with visit.slow.data.place():
+        found = visit.service.runs.datasets()
+    return visit.page("datasets.html", datasets=found)

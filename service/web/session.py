@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from service.api.errors import ForbiddenError
 from service.api.gate import COOKIE, Caller, caller_of
 from service.api.roles import LEAST, Role
+from service.api.slow import Slow
 from service.contract.interface import Service
 from service.contract.messages import Change, Identity, RunDetails
 from service.control.control import Control
@@ -71,6 +72,12 @@ class Visit:
             SpecError: The change has mistakes.
         """
         self.request.app.state.policy.check_change(run, change)
+
+    @property
+    def slow(self) -> Slow:
+        """What only a few may ask for at once."""
+        slow: Slow = self.request.app.state.slow
+        return slow
 
     def page(self, template: str, /, *, status: int = 200, **values: object) -> HTMLResponse:
         """Render a template for this caller."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Request
 
 from service.api.errors import MismatchError
 from service.api.queries import only_known
 from service.api.roles import Asked, authorised
+from service.api.slow import Slow
 from service.contract.messages import ChampionChange, ModelDetails, ModelHistory, ModelView, Promotion, Rollback
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorised), Depends(only_known)], tags=["models"])
@@ -52,16 +53,23 @@ def show_model_history(service: Asked, name: Name) -> ModelHistory:
 
 
 @router.post("/models/{name}/promotions", operation_id="promote_model", summary="Make an encoder the champion")
-def promote_model(service: Asked, name: Name, promotion: Promotion) -> ChampionChange:
+def promote_model(service: Asked, request: Request, name: Name, promotion: Promotion) -> ChampionChange:
     """Where every gate lets it pass, which may take minutes; 409 where one does not."""
     if promotion.reference.replace("@", "/").partition("/")[0] != name:
         raise MismatchError(
             f"{promotion.reference} is no version of {name}.", hint=f"Write {name}, {name}/VERSION or {name}@ALIAS."
         )
-    return service.models.promote(promotion)
+    with _slow(request).gates.place():
+        return service.models.promote(promotion)
 
 
 @router.post("/models/{name}/rollbacks", operation_id="roll_back_model", summary="Bring back the champion before")
-def roll_back_model(service: Asked, name: Name, wish: Rollback | None = None) -> ChampionChange:
+def roll_back_model(service: Asked, request: Request, name: Name, wish: Rollback | None = None) -> ChampionChange:
     """The one before the last change, if it is still whole."""
-    return service.models.rollback(name, wish or Rollback())
+    with _slow(request).gates.place():
+        return service.models.rollback(name, wish or Rollback())
+
+
+def _slow(request: Request) -> Slow:
+    slow: Slow = request.app.state.slow
+    return slow

@@ -14,6 +14,7 @@ from service.api.gate import caller_of
 from service.api.policy import DataPolicy
 from service.api.queries import only_known
 from service.api.roles import Asked, authorised
+from service.api.slow import Slow
 from service.contract.interface import Service, Wanted
 from service.contract.messages import (
     Change,
@@ -105,7 +106,8 @@ def list_sweeps(service: Asked, choice: Annotated[Choice, Depends()]) -> Respons
 def plan_run(service: Asked, request: Request, submission: SUBMISSION) -> Plan:
     """Nothing is stored."""
     _policy(request).check(submission)
-    return service.runs.plan(submission)
+    with _slow(request).data.place():
+        return service.runs.plan(submission)
 
 
 @router.post("/runs", operation_id="submit_run", summary="Submit a run or a sweep", status_code=201)
@@ -215,9 +217,12 @@ def show_board(service: Asked, run_id: Id) -> SweepBoard:
 
 
 @router.get("/datasets", operation_id="list_datasets", summary="Data sets that runs were trained on")
-def list_datasets(service: Asked, project: Annotated[Project | None, Query()] = None) -> list[DatasetView]:
+def list_datasets(
+    service: Asked, request: Request, project: Annotated[Project | None, Query()] = None
+) -> list[DatasetView]:
     """The last used first."""
-    return service.runs.datasets(project)
+    with _slow(request).data.place():
+        return service.runs.datasets(project)
 
 
 def _told(message: Told, headers: dict[str, str] | None = None) -> Response:
@@ -228,3 +233,8 @@ def _told(message: Told, headers: dict[str, str] | None = None) -> Response:
 def _policy(request: Request) -> DataPolicy:
     policy: DataPolicy = request.app.state.policy
     return policy
+
+
+def _slow(request: Request) -> Slow:
+    slow: Slow = request.app.state.slow
+    return slow

@@ -12,11 +12,12 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from jobs.errors import UserError
+from jobs.errors import RecoError, UserError
 from jobs.tracking.history import Entry, History
 from jobs.tracking.models import CHAMPION, find_model
 from service.cli.main import app
-from service.models.registry import RefusedError, promote, rollback
+from service.models import registry
+from service.models.registry import RefusedError, promote, rollback, run_gates
 from tests.encoders import register_random
 
 
@@ -218,3 +219,10 @@ def artifacts_of(home: Path, model: str, version: int, name: str, uri: str) -> P
     model_id = MlflowClient(uri).get_model_version(model, str(version)).source.rsplit("/", 1)[-1]
     (path,) = [found for found in home.rglob(name) if model_id in found.parts]
     return path
+
+
+def test_gates_that_never_answer_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_LONGEST_S", 0.2)
+    monkeypatch.setattr(registry, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(RecoError, match="have said nothing"):
+        run_gates("plain/1", None, 0.5, "http://127.0.0.1:9")

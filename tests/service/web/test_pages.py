@@ -6,12 +6,15 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from jobs.run_folder import Progress, RunFolder
+from jobs.tracking.errors import TrackingError
 from service.runs.errors import UnknownRunError
 from service.runs.states import Signal
+from service.web import comparing
 from service.web.reading import Missing, Readers
 from tests.service.web.conftest import Site
 
@@ -332,3 +335,23 @@ def test_styles_and_scripts_are_asked_for_again_only_when_they_have_changed(team
         outside = client.get("/static/..%2fapp.py")
     assert (first.status_code, again.status_code, outside.status_code) == (200, 304, 404)
     assert first.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
+
+
+def test_who_sees_one_project_is_not_told_what_else_mlflow_knows_nor_where_it_is(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "sqlite:////srv/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+
+    def unknown(*_: object) -> NoReturn:
+        raise TrackingError(f"There is no run 'own-1' in MLflow at {address}.", hint="Did you mean 'theirs-7'?")
+
+    monkeypatch.setattr(comparing, "find_runs", unknown)
+    for run_id in ("own-1", "own-2"):
+        site.scene.submit(run_id, name=run_id, project="own")
+    with site.browser("viewer", "own") as mine, site.browser("viewer") as anybody:
+        told, everything = (client.get("/compare?run=own-1&run=own-2").text for client in (mine, anybody))
+    assert "MLflow does not know all of these runs" in told
+    assert "theirs-7" not in told
+    assert address not in told
+    assert "theirs-7" in everything
