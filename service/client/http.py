@@ -39,6 +39,19 @@ _UNKNOWN_ADDRESS = frozenset({"NotFound", "MethodNotAllowed"})
 _log = logging.getLogger("reco.client")
 
 
+class AskAgainError(RecoError):
+    """A stream was refused for now. Whoever takes up streams catches it: callers are told only the error in it.
+
+    Attributes:
+        trouble: Why, for where there is no patience left.
+        wait_s: After how long the server says that one may ask again; None where it does not say.
+    """
+
+    def __init__(self, trouble: RecoError, wait_s: float | None) -> None:
+        super().__init__(trouble.message, hint=trouble.hint)
+        self.trouble, self.wait_s = trouble, wait_s
+
+
 class Http:
     """One API, over connections that are kept. Safe to be used from many threads.
 
@@ -122,6 +135,7 @@ class Http:
 
         Raises:
             ApiUnreachableError: It broke off, or never began.
+            AskAgainError: It was refused for now.
             RecoError: It was refused.
         """
         try:
@@ -130,7 +144,10 @@ class Http:
                 self._look(response)
                 if not response.is_success:
                     response.read()
-                    raise self._error(response)
+                    trouble = self._error(response)
+                    if response.status_code in _AGAIN:
+                        raise AskAgainError(trouble, retry_after(response.headers.get("Retry-After")))
+                    raise trouble
                 yield response.iter_bytes()
         except httpx.TransportError as error:
             raise self._unreachable(error) from error

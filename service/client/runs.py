@@ -10,9 +10,8 @@ from urllib.parse import quote
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.errors import RecoError
-from service.api.errors import BusyError, TooManyRequestsError
 from service.client.errors import ApiUnreachableError
-from service.client.http import LONG_READ_S, Http
+from service.client.http import LONG_READ_S, AskAgainError, Http
 from service.client.stream import sent
 from service.contract.interface import EVERYTHING, NO_CHANGE, Runs, Wanted
 from service.contract.messages import (
@@ -110,6 +109,7 @@ class HttpRuns(Runs):
             trouble: RecoError = ApiUnreachableError(
                 f"the stream of {run_id} ends again and again.", hint="`reco runs events` asks for the list instead."
             )
+            asked_s = None
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
             try:
                 with self._http.stream(path, headers=headers) as parts:
@@ -121,9 +121,10 @@ class HttpRuns(Runs):
                             event = self._http.parse(message.data.encode(), EventView)
                             after = event.number
                             yield event
-            except (ApiUnreachableError, BusyError, TooManyRequestsError) as error:
+            except ApiUnreachableError as error:
                 trouble = error
-            asked_s = trouble.wait_s if isinstance(trouble, TooManyRequestsError) else None
+            except AskAgainError as error:
+                trouble, asked_s = error.trouble, error.wait_s
             self._http.wait(next(failures), trouble, asked_s)
 
     def log(self, run_id: str, *, attempt: int | None = None, offset: int = 0) -> LogChunk:

@@ -20,6 +20,8 @@ from service.client.patience import Patience
 from service.contract.interface import Wanted
 from service.contract.messages import Identity, NewToken, Submission
 from service.control.control import Control
+from service.runs.errors import StoreError
+from service.runs.records import Run
 from service.runs.states import Signal
 from tests.service.client.live import OPEN, Api, losing_answers, serving
 
@@ -140,6 +142,27 @@ def test_a_server_with_too_many_streams_is_asked_again_and_then_says_so(
         with pytest.raises(BusyError):
             list(remote.runs.follow_events(run.id))
     assert len(waits) == 3
+
+
+def test_a_run_is_followed_though_the_database_is_away_for_a_while(
+    api: Api, control: Control, spec: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(api.url, api.token(), patience=PATIENCE, sleep=waits.append) as remote:
+        run_id = remote.runs.submit(Submission(spec=spec)).id
+        control.store.stop(run_id, actor="test", words="stop")
+        found, left = control.store.get, [StoreError("the database is away.")] * 2
+
+        def get(run_id: str) -> Run:
+            if left:
+                raise left.pop()
+            return found(run_id)
+
+        monkeypatch.setattr(control.store, "get", get)
+        assert [each.number for each in remote.runs.follow_events(run_id)] == [1, 2]
+        assert waits == [8.0 + 5.0, 16.0 + 5.0]  # no sooner than the service asked for
+        left += [StoreError("the database is away.")] * 9
+        with pytest.raises(StoreError):
+            list(remote.runs.follow_events(run_id))
 
 
 @pytest.mark.parametrize(("mine", "words"), [("9.0.0", "older (0."), ("0.0.9", "newer (0.")])
