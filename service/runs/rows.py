@@ -12,6 +12,8 @@ from service.runs.records import Attempt, Ending, Run
 from service.runs.schema import AttemptModel, EventModel, JsonObject, JsonValue, RunModel
 from service.runs.states import Refusal, Signal, Snapshot, State, advance, submission_id
 
+_INTEGERS = 2**63
+
 
 def run_row(session: Session, run_id: str, *, lock: bool = False) -> RunModel:
     """A run's row; locked, nobody else changes it until the transaction ends, so comparing and setting are one.
@@ -80,7 +82,10 @@ def add_event(session: Session, row: RunModel, kind: str, words: str, data: Json
 
 
 def storable(said: JsonObject) -> JsonObject:
-    """What a job said, as both databases can keep it: PostgreSQL refuses NaN, infinity and the character 0 in JSON."""
+    """What a job said, as both databases can keep it: PostgreSQL refuses NaN, infinity and the character 0 in JSON.
+
+    Nor is an integer kept that takes more than 64 bits: it may be larger than any float, and counting with it fails.
+    """
     return {_clean_text(key): _clean(value) for key, value in said.items()}
 
 
@@ -88,6 +93,8 @@ def _clean(value: JsonValue) -> JsonValue:
     match value:
         case float():
             return value if math.isfinite(value) else None
+        case int():
+            return value if -_INTEGERS <= value < _INTEGERS else None
         case str():
             return _clean_text(value)
         case dict():

@@ -15,6 +15,7 @@ from jobs.tracking.figures import LOSS_NAMES
 from service.contract.messages import RunDetails, RunView
 from service.control.job import PATIENCE_S
 from service.web.charts import Point, Series, line_chart
+from service.web.words import is_number
 
 _KEPT = 32
 """Runs whose records stay in memory: a page that is looked at asks for them every few seconds."""
@@ -49,7 +50,7 @@ class Curves:
         if known is None or known[0] != stored:
             try:
                 known = (stored, [_checked(record) for record in folder.records()])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RecoError(f"the records in {folder.url} are damaged: {error}.") from error
             with self._lock:
                 self._known[folder.url] = known
@@ -68,7 +69,7 @@ class Curves:
         baselines = [
             (words, float(value))
             for name, words in _BASELINES.items()
-            if isinstance(results, Mapping) and isinstance(value := results.get(name), int | float)
+            if isinstance(results, Mapping) and is_number(value := results.get(name))
         ]
         percent = 100.0
         charts = [
@@ -133,5 +134,5 @@ def _with_progress(records: list[Record], progress: Mapping[str, object]) -> lis
     if last is None or last["step"] <= 0 or step <= last["step"]:
         return records
     pictures = round(last["pictures"] * step / last["step"])  # every step sees as many
-    known = {str(name): float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    known = {str(name): float(value) for name, value in metrics.items() if is_number(value)}
     return [*records, Record(step=step, pictures=pictures, metrics=known)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,5 +90,5 @@ def page(request: Request, template: str, /, *, status: int = 200, **values: obj
 
 def _is(kind: type, value: object) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        return words.is_number(value) and value >= 0
     return isinstance(value, kind)

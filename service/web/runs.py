@@ -134,7 +134,13 @@ def _counts(visit: Visit, wanted: Wanted, found: RunPage, after: str | None) -> 
     """How many there are in each state, whichever states are chosen."""
     if not wanted.states or after is not None:
         return found.counts
-    every = Wanted(kind=wanted.kind, name=wanted.name, project=wanted.project, owner=wanted.owner)
+    every = Wanted(
+        kind=wanted.kind,
+        name=wanted.name,
+        project=wanted.project,
+        owner=wanted.owner,
+        condition=wanted.condition,
+    )
     return visit.service.runs.page(every, limit=1).counts
 
 

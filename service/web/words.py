@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
+from typing import TypeGuard
 
 from markupsafe import Markup, escape
 
@@ -27,6 +27,12 @@ CONDITION_WORDS = {
     Condition.STARVED: "the job waits for data more than it should",
 }
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_LARGEST = 1e15
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether what a job said is a number that means something: an integer may be larger than any float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST  # so is no NaN
 
 
 def count(value: float) -> str:
@@ -36,7 +42,7 @@ def count(value: float) -> str:
 
 def figure(value: object, digits: int = 4) -> str:
     """A measured number to so many digits; `ABSENT` where there is none."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value):
         return ABSENT
     if value == 0:
         return "0"
@@ -47,7 +53,7 @@ def figure(value: object, digits: int = 4) -> str:
 
 def percent(value: object) -> str:
     """Percent, to a tenth."""
-    return f"{value:.1f} %" if isinstance(value, int | float) else ABSENT
+    return f"{value:.1f} %" if is_number(value) else ABSENT
 
 
 def short(value: float) -> str:
@@ -119,6 +125,6 @@ def knn(run: RunView) -> float | None:
     probed = last.get("metrics") if isinstance(last, dict) else None
     for metrics in (results, progress.get("metrics"), probed):
         for name in ("test/knn", "valid/knn"):
-            if isinstance(metrics, dict) and isinstance(value := metrics.get(name), int | float):
+            if isinstance(metrics, dict) and is_number(value := metrics.get(name)):
                 return float(value)
     return None

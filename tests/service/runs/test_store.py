@@ -249,9 +249,13 @@ def test_the_last_progress_is_kept_and_is_no_event(store: RunStore, clock: Clock
 
 def test_progress_with_numbers_that_are_none_is_kept_without_them(store: RunStore) -> None:
     store.create(new())
-    said: JsonObject = {"metrics": {"loss": float("nan"), "knn": 0.5}, "probes": [float("inf"), 1], "plan": "a\0b"}
+    said: JsonObject = {
+        "metrics": {"loss": float("nan"), "knn": 0.5},
+        "probes": [float("inf"), 1, 2**63, True],
+        "plan": "a\0b",
+    }
     store.save_progress("one", said)
-    kept: JsonObject = {"metrics": {"loss": None, "knn": 0.5}, "probes": [None, 1], "plan": "ab"}
+    kept: JsonObject = {"metrics": {"loss": None, "knn": 0.5}, "probes": [None, 1, None, True], "plan": "ab"}
     assert store.progress_of(["one"])["one"][1] == kept
 
 

@@ -134,6 +134,12 @@ def test_chips_count_all_states_also_where_one_is_chosen(team: Site) -> None:
     assert "running <b>2</b>" in chips.replace("</svg>", "").replace("\n", "") or "running <b>2</b>" in chips
 
 
+def test_chips_count_only_what_the_other_filters_leave(team: Site) -> None:
+    with team.browser() as ann:
+        page = ann.get("/runs?condition=starved&state=failed").text
+    assert "all <b>1</b>" in page.split('aria-label="States"')[1].split("</nav>")[0]
+
+
 def test_an_id_in_the_search_opens_the_run(team: Site) -> None:
     with team.browser() as ann:
         assert ann.get("/runs", params={"name": FAILED}).headers["location"] == f"/runs/{FAILED}"
@@ -207,7 +213,8 @@ def test_a_run_whose_folder_is_damaged_or_gone_is_still_shown(site: Site) -> Non
     assert '<progress max="19531"' in gone.text
 
 
-NONSENSE = ("", -1, 1e400, True, [], {}, "x" * 5000, [{"metrics": 1}], {"valid/knn": "high"}, None)
+NONSENSE: tuple[object, ...] = ("", -1, 1e400, True, [], {}, "x" * 5000, [{"metrics": 1}], {"valid/knn": "high"}, None)
+NONSENSE += (10**400, {"valid/knn": 10**400}, [{"metrics": {"valid/knn": 10**400}}], 1e300)  # no float is as large
 
 
 def test_a_job_that_says_nonsense_takes_no_page_with_it(site: Site) -> None:

@@ -19,6 +19,7 @@ from service.web.words import duration, figure, moment, percent, short, size, ti
         (float("nan"), "–"),
         (None, "–"),
         (True, "–"),
+        pytest.param(10**400, "–", id="larger than any float"),
     ],
 )
 def test_figures(value: object, told: str) -> None:
@@ -48,7 +49,7 @@ def test_sizes_and_percent() -> None:
     assert size(999) == "999 B"
     assert size(1_234_567) == "1.23 MB"
     assert percent(71.26) == "71.3 %"
-    assert percent(None) == "–"
+    assert percent(None) == percent(10**400) == percent(float("nan")) == "–"
 
 
 def test_moments_are_told_in_utc_whatever_zone_they_came_in() -> None:
