@@ -24,6 +24,8 @@ from service.runs.listing import RunList
 from service.runs.reconciler import Reconciler
 from service.runs.store import RunStore
 from service.settings import Settings
+from service.stack.layout import Layout
+from service.stack.record import read
 
 _log = logging.getLogger("reco.leader")
 
@@ -95,11 +97,19 @@ def lead(
     reconciler.run_forever(stop, interval, done=done)
 
 
+def served(settings: Settings) -> bool:
+    """Whether a service that `reco up` has started works on what is stored in this home, or is about to."""
+    record = read(Layout(settings.home).record)
+    same = record.told.get("RECO_DATABASE") in (None, settings.database)
+    return record.supervised and record.phase != "down" and same
+
+
 def ensure_leader(settings: Settings) -> None:
     """See to it that a process works on what is stored: start one that ends by itself, unless there is one.
 
     It outlives the caller. Two at once do no harm: one of them leads. May be called again at any time, such as by who
-    follows a run: a leader that was killed is replaced then.
+    follows a run: a leader that was killed is replaced then. Where a stack is at work none is started: another leader
+    would hold the lease before the stack's own, and begin what is stored as processes of this machine.
 
     Args:
         settings: Of the leader, where they are not secret; it inherits the rest of the environment.
@@ -108,6 +118,8 @@ def ensure_leader(settings: Settings) -> None:
         StoreError: The database does not answer.
         UserError: Its log cannot be written, or what is said of a backend cannot be.
     """
+    if served(settings):
+        return
     with open_database(settings.database) as database:
         if somebody_leads(Leases(database), database.clock):
             return

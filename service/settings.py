@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ class Settings:
             )
         return cls(
             home=home,
-            database=environment.get("RECO_DATABASE") or f"sqlite:///{home / 'service.db'}",
+            database=absolute_database(environment.get("RECO_DATABASE") or f"sqlite:///{home / 'service.db'}"),
             storage=_absolute(environment.get("RECO_STORAGE") or str(home / "runs")),
             backend=backend,  # type: ignore[arg-type]  # looked up above
             backend_place=environment.get("RECO_BACKEND_PLACE") or None,
@@ -76,6 +77,12 @@ class Settings:
             kuberay_template=Path(template) if template else None,
             kuberay_namespace=environment.get("RECO_KUBERAY_NAMESPACE") or "default",
         )
+
+
+def absolute_database(url: str) -> str:
+    """A database that is the same from wherever a process was started: SQLite takes a relative file from there."""
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(.*)", url)
+    return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
 
 
 def _absolute(place: str) -> str:

@@ -63,16 +63,36 @@ def work_on() -> None:
         ensure_leader(_settings(None))
 
 
+def served() -> bool:
+    """Whether a service that `reco up` has started in this home is at work; that of an API is not asked for."""
+    from service.leader import served as by_stack
+
+    return api() is None and by_stack(_settings(None))
+
+
 class Keeper:
-    """Sees to it again and again that somebody works on what is stored, as long as a command watches it."""
+    """Sees to it again and again that somebody works on what is stored, as long as a command watches it.
+
+    Whoever takes the service down wants nothing to be begun: what it worked on waits for the next `reco up`, and not
+    for a command that happens to watch.
+
+    Attributes:
+        waits: The service was at work, and has been taken down.
+    """
 
     def __init__(self) -> None:
+        self.waits = False
+        self._served = False
         self._looked = -math.inf
 
     def look(self) -> None:
         """Call `work_on`, every few seconds however often this is called."""
         if time.monotonic() - self._looked > _LOOK_EVERY_S:
-            work_on()
+            at_work = served()
+            self.waits = self._served and not at_work
+            self._served = self._served or at_work
+            if not self._served:
+                work_on()
             self._looked = time.monotonic()
 
 

@@ -55,6 +55,7 @@ class Follower:
     stopping: bool = False
     viewing: bool = False
     _silent: bool = False
+    _waits: bool = False
     _keeper: connect.Keeper = field(default_factory=connect.Keeper)
 
     def follow(self) -> RunDetails:
@@ -85,6 +86,9 @@ class Follower:
         """Tell what is new; None where the service does not answer, which says nothing of the run."""
         try:
             self._keeper.look()
+            if self._keeper.waits and not self._waits:
+                self.live.say("the service was taken down; what it worked on goes on after the next `reco up`")
+            self._waits = self._keeper.waits
             # Asked first: what happened before it ended is told before it is.
             run = self.runs.show(self.run_id)
             events = self.runs.events(self.run_id, after=self.after) if run.version > self.after else []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _TRIED_AGAIN_S = 3.0
+_LEADERLESS_S = 60.0  # a leader that died is started again by then
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -95,7 +96,7 @@ def down(
     layout = Layout(home())
     record = read(layout.record)
     if wait:
-        _await_idle()
+        _await_idle(layout)
     there = record.supervised or (record.phase != "down" and bool(record.parts)) or bool(marked(str(layout.home)))
     if there:
         _take_down(layout)
@@ -174,8 +175,10 @@ def _await_up(layout: Layout, process: subprocess.Popen[bytes] | None) -> StackR
 
 def _stay(layout: Layout, process: subprocess.Popen[bytes]) -> None:
     """Wait for the supervisor, and end it with this command."""
+    from jobs.errors import UserError
     from service.cli.interrupts import Interrupts
     from service.cli.stack_shown import Shown
+    from service.stack.lifecycle import BUSY
     from service.stack.record import read
 
     output.note("Ctrl-C stops it")
@@ -187,6 +190,10 @@ def _stay(layout: Layout, process: subprocess.Popen[bytes]) -> None:
                 output.note("Stopping; runs under way save")
                 process.wait()
             shown.update(read(layout.record))
+    if process.returncode == BUSY:  # another `reco up` was faster
+        raise UserError("the service runs already, in the background.", hint="`reco down` first.")
+    if process.returncode != 0:
+        raise _why_not(layout)
     output.say("✓ The service is stopped")
 
 
@@ -215,15 +222,25 @@ def _take_down(layout: Layout) -> None:
             time.sleep(_POLL_S)
 
 
-def _await_idle() -> None:
-    """Wait until every run has ended."""
+def _await_idle(layout: Layout) -> None:
+    """Wait until every run has ended, as long as somebody works on them."""
     from service.runs.database import open_database
+    from service.runs.leadership import somebody_leads
+    from service.runs.leases import Leases
     from service.runs.listing import RunList
     from service.settings import Settings
+    from service.stack.record import read
 
-    told = -1
-    with open_database(Settings.from_environment().database) as database:
+    told, led = -1, time.monotonic()
+    # The stack's, whatever this shell says.
+    url = read(layout.record).told.get("RECO_DATABASE") or Settings.from_environment().database
+    with open_database(url) as database:
         while left := len(RunList(database).unfinished()):
+            if somebody_leads(Leases(database), database.clock):
+                led = time.monotonic()
+            elif not read(layout.record).supervised or time.monotonic() - led > _LEADERLESS_S:
+                output.note(f"Not waited for: {left} run{'s' * (left > 1)} that nobody works on")
+                return
             if left != told:
                 output.note(f"Waiting for {left} run{'s' * (left > 1)} to end; Ctrl-C leaves everything as it is")
                 told = left
@@ -231,7 +248,7 @@ def _await_idle() -> None:
 
 
 def _why_not(layout: Layout) -> RecoError:
-    """Why a supervisor has ended before anything was up."""
+    """Why a supervisor has ended that nobody asked to."""
     from jobs.errors import RecoError
     from service.stack.parts import last_words
     from service.stack.record import read
@@ -241,7 +258,10 @@ def _why_not(layout: Layout) -> RecoError:
         return RecoError(record.problem, hint=record.hint)
     if record.phase == "down":
         return RecoError("the service was stopped while it was being started.", hint="`reco up` starts it again.")
-    return RecoError(f"the service's supervisor ended: {last_words(log)}", hint=f"Its whole log is {log}.")
+    return RecoError(
+        f"the service's supervisor ended: {last_words(log)}",
+        hint=f"Its whole log is {log}. Parts may still run: `reco up` takes them up, `reco down` ends them.",
+    )
 
 
 def _lost(record: StackRecord, name: str) -> RecoError:

@@ -52,12 +52,16 @@ class Shown:
 def _table(record: StackRecord) -> Table:
     table = output.table("", "part", "state", "where")
     for name, each in record.parts.items():
-        mark = _MARKS.get(each.state, "…")
+        mark = _mark(each)
         cells = [mark, TITLES.get(name, name), _state(each), each.url if each.state == "up" else ""]
         table.add_row(*(Text(cell, style=output.STYLES.get(mark, "")) for cell in cells))
     if record.words:
         table.caption = Text(record.words)
     return table
+
+
+def _mark(part: PartRecord) -> str:
+    return "!" if part.state == "up" and part.words else _MARKS.get(part.state, "…")
 
 
 def _state(part: PartRecord) -> str:
@@ -87,7 +91,7 @@ def tell(record: StackRecord, layout: Layout, *, as_json: bool) -> None:
     for name, each in record.parts.items():
         alive = each.process is None or each.process.alive
         words = _state(each) if alive else "gone"
-        mark = _MARKS.get(each.state, "…") if alive else "✗"
+        mark = _mark(each) if alive else "✗"
         output.say(f"{mark} {TITLES.get(name, name):<12} {each.url if words == 'up' and each.url else words}")
         if words != "up":
             output.say(f"  {'':<12} log {each.log}")
@@ -99,6 +103,10 @@ def tell(record: StackRecord, layout: Layout, *, as_json: bool) -> None:
 
 
 def is_well(record: StackRecord) -> bool:
-    """Whether every part is up, and looked after."""
-    up = [each.state == "up" and (each.process is None or each.process.alive) for each in record.parts.values()]
+    """Whether every part is up, answers, and is looked after."""
+    # Words of one that is up say what is wrong: that it does not answer any more.
+    up = [
+        each.state == "up" and not each.words and (each.process is None or each.process.alive)
+        for each in record.parts.values()
+    ]
     return record.phase == "running" and record.supervised and bool(up) and all(up)

@@ -91,6 +91,18 @@ def somebody_leads(leases: Leases, clock: Clock) -> bool:
     return lease is not None and _leads(lease, clock)
 
 
+def local_leader(leases: Leases, clock: Clock) -> tuple[int, int] | None:
+    """Number and start (in the kernel's ticks) of the process that leads, where it is one of this machine."""
+    lease = leases.current(LEASE)
+    if lease is None or not _leads(lease, clock):
+        return None
+    match lease.holder.split("/"):
+        case [_, place, pid, ticks, _] if place == _place():
+            return int(pid), int(ticks)
+        case _:
+            return None
+
+
 def _leads(lease: Lease, clock: Clock) -> bool:
     return lease.until > clock() and not _is_dead(lease.holder)
 

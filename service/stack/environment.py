@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.stack.layout import Layout
@@ -27,12 +27,14 @@ class Places:
         options: What it has.
         ports: By name: `api`, `s3`, `ray` (its head), `dashboard`, `agent` and `client`.
         tracking: Address of MLflow; empty until it is known.
+        told: Variables that were kept when the stack was started, and hold whatever is said here now.
     """
 
     layout: Layout
     options: Options
     ports: Mapping[str, int]
     tracking: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
 
     def address(self, port: str) -> str:
         """Of what listens on a port, by the port's name."""
@@ -44,6 +46,7 @@ class Places:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name not in others}
         # Ray's jobs are run by the first `python` there is.
         kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+        kept |= {name: value for name, value in self.told.items() if name != MLFLOW}
         return kept | {"RECO_HOME": str(self.layout.home), "PYTHONUNBUFFERED": "1"}
 
     def of_head(self) -> dict[str, str]:
@@ -63,6 +66,11 @@ class Places:
             } | self._ray()
         # Whoever may call this API works on this machine anyway.
         return self.given() | self.stores() | backend | {"RECO_ALLOW_LOCAL": "1"}
+
+    @property
+    def others_tracking(self) -> str:
+        """Address of an MLflow server that somebody else keeps up; empty where the stack has its own."""
+        return (self.told or os.environ).get(MLFLOW, "").strip()
 
     def stores(self) -> dict[str, str]:
         """Where MLflow is, and S3 where the stack has one."""

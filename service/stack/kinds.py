@@ -12,6 +12,7 @@ from jobs.errors import RecoError, UserError
 from service.runs.database import Database
 from service.stack import ports
 from service.stack.environment import Places
+from service.stack.leading import Leader
 from service.stack.parts import Part, Program, program, python
 from service.stack.processes import Process
 from service.stack.record import Options, StackRecord
@@ -81,7 +82,7 @@ def parts_of(places: Places, database: Callable[[], Database], moved: Callable[[
     if options.ray:
         found.append(_ray(places))
     needs = tuple(each.name for each in found)
-    found.append(_leader(places, database, needs=needs))
+    found.append(Leader(places, database, needs=needs))
     found.append(_api(places, needs=("mlflow",)))
     return found
 
@@ -148,28 +149,6 @@ def _ray(places: Places) -> Part:
         environment=places.of_head,
         well=well,
         url=places.address("dashboard"),
-        needs=needs,
-    )
-
-
-def _leader(places: Places, database: Callable[[], Database], *, needs: tuple[str, ...]) -> Part:
-    def well(_: Process) -> str | None:
-        from service.runs.leadership import somebody_leads
-        from service.runs.leases import Leases
-
-        try:
-            opened = database()
-            return None if somebody_leads(Leases(opened), opened.clock) else "nobody leads yet"
-        except RecoError as error:
-            return error.message
-
-    return Program(
-        "leader",
-        lambda: python("service.leader"),
-        places.layout,
-        environment=places.of_service,
-        well=well,
-        words="service.leader",
         needs=needs,
     )
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import RecoError
@@ -14,8 +15,8 @@ from service.backends.configured import configured
 from service.runs.database import Database, open_database
 from service.runs.listing import RunList
 from service.runs.store import RunStore
-from service.settings import Settings
-from service.stack.environment import Places
+from service.settings import Settings, absolute_database
+from service.stack.environment import MLFLOW, Places
 from service.stack.first import make_first_token
 from service.stack.kinds import check_programs, choose_ports, held_ports, parts_of
 from service.stack.layout import Layout, write_private
@@ -46,8 +47,11 @@ def launch_supervisor(layout: Layout, options: Options, *, tied: bool = False) -
     command = python("service.stack", str(layout.home), options.model_dump_json())
     environment = dict(os.environ)
     storage = environment.get("RECO_STORAGE")
-    if storage and "://" not in storage:  # meant from where the user stands, and the supervisor stands elsewhere
+    # Both are meant from where the user stands, and the supervisor stands elsewhere.
+    if storage and "://" not in storage:
         environment["RECO_STORAGE"] = str(Path(storage).absolute())
+    if database := environment.get("RECO_DATABASE"):
+        environment["RECO_DATABASE"] = absolute_database(database)
     return launch(command, layout.log("supervisor"), environment, cwd=layout.folder, tied=tied)
 
 
@@ -105,7 +109,7 @@ def bring_down(layout: Layout) -> bool:
         options = record.options if record.parts else Options(s3=layout.folder)
         recorder = Recorder(layout.record, record)
         recorder.set(phase="stopping", supervisor=Process.of(os.getpid()))
-        with _Stack(recorder, layout, options) as stack:
+        with _Stack.to_end(recorder, layout, options) as stack:
             stack.end()
         recorder.set(phase="down", supervisor=None)
     return True
@@ -118,13 +122,21 @@ class _Stack:
         recorder: What is known.
         layout: Its files.
         options: What it has.
+        ports: Of everything that listens.
+        told: Where database, runs and MLflow are; as the environment says if empty.
     """
 
-    def __init__(self, recorder: Recorder, layout: Layout, options: Options) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        layout: Layout,
+        options: Options,
+        ports: Mapping[str, int],
+        told: Mapping[str, str],
+    ) -> None:
         record = recorder.record
-        ports = choose_ports(options, record.ports, held_ports(record))
         self._stale = any(port != record.ports.get(name, port) for name, port in ports.items())
-        self._recorder, self._places = recorder, Places(layout, options, ports)
+        self._recorder, self._places = recorder, Places(layout, options, ports, told=told)
         self._opened: Database | None = None
         self._supervisor: Supervisor | None = None
         self._parts = parts_of(self._places, self._database, self._moved)
@@ -143,8 +155,12 @@ class _Stack:
         before = recorder.record
         if before.parts and before.options != options:
             _end_other(recorder, layout, before)
-        stack = cls(recorder, layout, options)
-        recorder.set(options=options, ports=dict(stack._places.ports))
+        ports = choose_ports(options, recorder.record.ports, held_ports(recorder.record))
+        stack = cls(recorder, layout, options, ports, {})
+        settings, tracking = stack._settings(), stack._places.others_tracking
+        told = {"RECO_DATABASE": settings.database, "RECO_STORAGE": settings.storage}
+        told |= {MLFLOW: tracking} if tracking else {}
+        recorder.set(options=options, ports=ports, told=told)
         try:
             if make_first_token(stack._database(), layout):
                 _log.info("made a token for the administrator: %s", layout.token)
@@ -152,6 +168,13 @@ class _Stack:
             stack.close()
             raise
         return stack
+
+    @classmethod
+    def to_end(cls, recorder: Recorder, layout: Layout, options: Options) -> _Stack:
+        """One of which what is left is to be ended: where it was, whoever listens there by now."""
+        record = recorder.record
+        anywhere = choose_ports(options.model_copy(update={"port": None}), {}, {})
+        return cls(recorder, layout, options, anywhere | record.ports, record.told)
 
     def __enter__(self) -> _Stack:
         return self
@@ -228,6 +251,6 @@ class _Stack:
 def _end_other(recorder: Recorder, layout: Layout, before: StackRecord) -> None:
     """End what is left of a stack that was something else, and whose supervisor is gone."""
     if before.any_alive:
-        with _Stack(recorder, layout, before.options) as other:
+        with _Stack.to_end(recorder, layout, before.options) as other:
             other.end()
     recorder.set(parts={}, phase="running")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.backends.local_wrapper import write_json
+from service.stack.layout import write_private
 from service.stack.processes import Process
 
 _log = logging.getLogger("reco.stack")
@@ -72,6 +72,8 @@ class StackRecord(BaseModel):
         supervisor: Who keeps the parts up.
         options: What was asked for.
         ports: By name; taken again as far as they are free.
+        told: Variables that say where database and runs are, and MLflow where it is another's: who takes the stack down
+            may stand in another shell.
         parts: By name, in the order in which they are started.
         words: What is being done besides starting and stopping parts.
         problem: Why it could not be started at all.
@@ -82,6 +84,7 @@ class StackRecord(BaseModel):
     supervisor: Process | None = None
     options: Options = Options()
     ports: dict[str, int] = Field(default_factory=dict)
+    told: dict[str, str] = Field(default_factory=dict, repr=False)
     parts: dict[str, PartRecord] = Field(default_factory=dict)
     words: str = ""
     problem: str = ""
@@ -140,7 +143,7 @@ class Recorder:
 
     def _write(self) -> None:
         try:
-            write_json(self._path, self.record.model_dump(mode="json"))
+            write_private(self._path, self.record.model_dump_json())  # the database's address may hold a password
         except OSError as error:  # a full disk ends no part; the next change is written with this one
             _log.warning("%s cannot be written: %s", self._path, error)
 

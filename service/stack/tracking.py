@@ -5,7 +5,6 @@ Run as a process, this module starts that server and ends; so the wait for it ca
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from threading import Event
 from jobs.errors import RecoError
 from jobs.tracking.health import trouble
 from jobs.tracking.server import server_status, stop_server, tracking_uri
-from service.stack.environment import MLFLOW, Places
+from service.stack.environment import Places
 from service.stack.parts import Part, PartError, last_words, launch, python
 from service.stack.processes import Process
 
@@ -110,8 +109,8 @@ class OthersTracking(Part):
 
 
 def tracking(places: Places, moved: Callable[[], None]) -> Part:
-    """The MLflow server that the environment names, or else the local one."""
-    named = os.environ.get(MLFLOW, "").strip()
+    """The MLflow server that the environment names, or did when the stack was started, or else the local one."""
+    named = places.others_tracking
     return OthersTracking(places, named) if named else LocalTracking(places, moved)
 
 

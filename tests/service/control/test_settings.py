@@ -44,6 +44,24 @@ def test_a_place_is_the_same_from_everywhere(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("sqlite:///runs.db", "sqlite:///{}/runs.db"),
+        ("sqlite+pysqlite:///kept/runs.db?timeout=5", "sqlite+pysqlite:///{}/kept/runs.db?timeout=5"),
+        ("sqlite:////kept/runs.db", "sqlite:////kept/runs.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite://", "sqlite://"),
+        ("postgresql://reco@host/runs", "postgresql://reco@host/runs"),
+    ],
+)
+def test_a_database_is_the_same_from_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"RECO_HOME": "h", "RECO_DATABASE": said}).database == meant.format(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("variables", "words"),
     [
         ({"RECO_BACKEND": "slurm"}, "no backend"),

@@ -16,7 +16,7 @@ import pytest
 
 from jobs.errors import UserError
 from service.backends.local_wrapper import start_ticks
-from service.leader import LOG, ensure_leader, lead
+from service.leader import LOG, ensure_leader, lead, served
 from service.runs.database import Database, open_database
 from service.runs.errors import StoreError
 from service.runs.leadership import LEASE, Leadership, somebody_leads
@@ -27,6 +27,9 @@ from service.runs.retry import Cause
 from service.runs.states import Condition, Signal, State
 from service.runs.store import RunStore
 from service.settings import Settings
+from service.stack.layout import Layout
+from service.stack.processes import Process
+from service.stack.record import Recorder, StackRecord
 
 
 @pytest.fixture
@@ -83,6 +86,26 @@ def test_no_leader_is_started_where_one_leads(database: Database, settings: Sett
     ensure_leader(settings)
     assert not (settings.home / LOG).exists()
     assert holder(database).fence == 1
+
+
+def test_no_leader_is_started_beside_a_stack_at_work(database: Database, settings: Settings) -> None:
+    """One that a command started would hold the lease before the stack's own, and know nothing of its Ray head."""
+    recorder = Recorder(Layout(settings.home).record, StackRecord())
+    for phase in ("running", "stopping"):
+        recorder.set(phase=phase, supervisor=Process.of(os.getpid()), told={"RECO_DATABASE": settings.database})
+        ensure_leader(settings)
+        assert not (settings.home / LOG).exists()
+    assert served(settings)
+    recorder.set(told={"RECO_DATABASE": "sqlite:////elsewhere.db"})
+    assert not served(settings), "it works on another database"
+    recorder.set(phase="down", told={})
+    assert not served(settings)
+    recorder.set(phase="running", supervisor=Process(pid=os.getpid(), ticks=1, boot="another"))
+    assert not served(settings), "its supervisor is gone"
+    store_run(database, settings)
+    ensure_leader(settings)
+    wait_for(lambda: RunStore(database).get("one").state.is_final)
+    wait_for(lambda: start_ticks(pid_of(holder(database))) is None)
 
 
 def test_a_leader_that_was_killed_is_replaced_at_once(database: Database, settings: Settings) -> None:

@@ -191,7 +191,10 @@ def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "stack.json", StackRecord())
     recorder.set(phase="running", supervisor=Process(pid=1, ticks=2, boot="b"), options=Options(s3=Path("/x")))
     recorder.part("api", state="up", process=Process(pid=3, ticks=4, boot="b"), url="http://127.0.0.1:1")
+    recorder.set(told={"RECO_DATABASE": "postgresql://reco:secret@host/runs"})
     assert read(tmp_path / "stack.json") == recorder.record
+    assert stat.S_IMODE((tmp_path / "stack.json").stat().st_mode) == 0o600
+    assert "secret" not in repr(recorder.record)
 
 
 def test_only_one_holds_the_stack(tmp_path: Path) -> None:
