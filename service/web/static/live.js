@@ -14,20 +14,18 @@ let waiting = null;
 
 export function keepLive(root) {
   const { refresh, events } = root.body.dataset;
-  for (const part of root.querySelectorAll("[data-live]")) known.set(part.dataset.live, part.innerHTML);
+  for (const part of root.querySelectorAll("[data-live]")) known.set(part.dataset.live, part.outerHTML);
   if (!refresh) return;
   let every = Number(refresh);
   if (events && !ended()) {
     every = Math.max(every, WITHOUT_STREAM_S);
-    const stream = new EventSource(events);
-    const told = () => (ended() ? stream.close() : soon());
-    for (const kind of ["event", "run", "end"]) stream.addEventListener(kind, told);
-    stream.addEventListener("error", () => {
-      if (stream.readyState === EventSource.CLOSED) every = WITHOUT_STREAM_S;
-      else soon(); // it ends with the run, too
-    });
-    root.addEventListener("reco:swapped", () => ended() && stream.close());
-    addEventListener("pagehide", () => stream.close());
+    const hearing = hear(events, () => (every = WITHOUT_STREAM_S));
+    const attend = () => (document.hidden || ended() ? hearing.end() : hearing.begin());
+    attend();
+    root.addEventListener("visibilitychange", attend);
+    root.addEventListener("reco:swapped", attend);
+    addEventListener("pagehide", hearing.end);
+    addEventListener("pageshow", attend); // it may come back as it was left
   }
   const tick = () => {
     if (!document.hidden && (!events || !ended())) fetchNow();
@@ -35,6 +33,32 @@ export function keepLive(root) {
   };
   setTimeout(tick, 1000 * every);
   root.addEventListener("visibilitychange", () => document.hidden || soon());
+}
+
+// The event stream of a run, while somebody looks: browsers open six connections to a service at most, over all pages,
+// and some pages that nobody sees would leave none for the one that somebody does.
+function hear(events, refused) {
+  const address = new URL(events, location.href);
+  let stream = null;
+  const end = () => {
+    stream?.close();
+    stream = null;
+  };
+  const begin = () => {
+    if (stream !== null) return;
+    const opened = (stream = new EventSource(address));
+    for (const kind of ["event", "run", "end"]) {
+      opened.addEventListener(kind, ({ lastEventId }) => {
+        if (lastEventId) address.searchParams.set("after", lastEventId); // goes on there when it is begun again
+        ended() ? end() : soon();
+      });
+    }
+    opened.addEventListener("error", () => {
+      if (opened.readyState === EventSource.CLOSED) refused();
+      else soon(); // it ends with the run, too
+    });
+  };
+  return { begin, end };
 }
 
 const ended = () => document.querySelector("[data-ended]") !== null;
@@ -78,15 +102,18 @@ function swap(fresh) {
   for (const part of fresh.querySelectorAll("[data-live]")) {
     const key = part.dataset.live;
     const here = document.querySelector(`[data-live="${key}"]`);
-    if (!here || known.get(key) === part.innerHTML) continue;
-    known.set(key, part.innerHTML);
+    if (!here || known.get(key) === part.outerHTML) continue;
+    known.set(key, part.outerHTML);
     const ticked = new Set([...here.querySelectorAll("input:checked")].map((input) => input.value));
     const opened = [...here.querySelectorAll("details")].map((details) => details.open);
+    const scrolled = [...here.querySelectorAll(".wide")].map((wide) => wide.scrollLeft);
     const focused = here.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    for (const { name } of [...here.attributes]) if (!part.hasAttribute(name)) here.removeAttribute(name);
     for (const { name, value } of part.attributes) here.setAttribute(name, value);
     here.replaceChildren(...part.childNodes);
     for (const input of here.querySelectorAll("input")) input.checked = ticked.has(input.value);
     here.querySelectorAll("details").forEach((details, index) => (details.open = opened[index] ?? details.open));
+    here.querySelectorAll(".wide").forEach((wide, index) => (wide.scrollLeft = scrolled[index] ?? 0));
     if (focused) [...here.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
     tellTimes(here);
     changed = true;

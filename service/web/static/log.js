@@ -2,19 +2,26 @@
 const WAIT_MS = 2000;
 const MOST_CHARACTERS = 2_000_000; // of the end; the whole log stays with the service
 
+const followed = new WeakSet();
+
+// Again after parts of the page were swapped: a log that is followed already is left alone.
 export function followLogs(root) {
   for (const details of root.querySelectorAll("details.log[data-log]")) {
+    if (followed.has(details)) continue;
+    followed.add(details);
     const pre = details.querySelector("pre");
     pre.dataset.next = "0";
     let following = false;
     details.addEventListener("toggle", async () => {
       if (!details.open || following) return;
       following = true;
-      await follow(details, pre, details.dataset.log, () => details.open);
+      await follow(details, pre, details.dataset.log, () => details.open && details.isConnected);
       following = false;
     });
   }
   for (const panel of root.querySelectorAll("[data-log-open]")) {
+    if (followed.has(panel)) continue;
+    followed.add(panel);
     const pre = panel.querySelector("pre");
     pre.scrollTop = pre.scrollHeight;
     follow(panel, pre, `${location.pathname}?attempt=${pre.dataset.attempt}`, () => true);
@@ -28,6 +35,7 @@ async function follow(panel, pre, address, goesOn) {
     if (!document.hidden) {
       try {
         const answer = await fetch(`${address}&offset=${pre.dataset.next}`);
+        if (new URL(answer.url).pathname === "/login") return location.reload(); // the token is no longer good
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         part = answer.ok ? page.querySelector("pre[data-next]") : null;
       } catch {

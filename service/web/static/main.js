@@ -29,4 +29,5 @@ const offerComparison = () => {
 };
 document.addEventListener("change", offerComparison);
 document.addEventListener("reco:swapped", offerComparison);
+document.addEventListener("reco:swapped", () => followLogs(document));
 offerComparison();

@@ -263,3 +263,55 @@ def test_a_page_says_that_it_is_not_up_to_date_while_the_service_is_away(
         page.context.set_offline(False)
         look_again(page)
         expect(page.locator("body")).not_to_have_class("stale")
+
+
+def test_what_was_not_there_when_a_page_was_opened_comes_and_goes(mine: Page, site: Site) -> None:
+    run = f"late-{next(_numbers)}"
+    mine.goto(f"/runs?name={run}-*")
+    expect(mine.locator("main")).to_contain_text("No run fits.")
+    for name in (run, f"{run}-2"):
+        site.scene.submit(name, name=name)
+    look_again(mine)
+    expect(mine.locator(f"[data-row='{run}-2']")).to_be_visible()
+    expect(mine.locator("main")).not_to_contain_text("No run fits.")
+    mine.goto(f"/runs/{run}")
+    expect(mine.locator("details.log")).to_have_count(0)
+    site.scene.start(run)
+    site.scene.log(run, ["of the first"])
+    mine.locator("details.log summary").click()
+    expect(mine.locator("details.log pre")).to_contain_text("of the first")
+    site.scene.move(run, Signal.LOST, words="Its host is gone.", cause=Cause.NODE_LOST)
+    site.scene.start(run)
+    site.scene.log(run, ["of the second"], attempt=2)
+    expect(mine.locator("details.log h2")).to_contain_text("of attempt 2")
+    expect(mine.locator("details.log pre")).to_have_text("of the second\n")  # still open, followed once
+
+
+def test_a_page_that_nobody_sees_has_no_stream_and_begins_one_when_it_is_seen_again(
+    mine: Page, site: Site, run: str
+) -> None:
+    mine.add_init_script(
+        "const Real = EventSource; window.streams = [];"
+        "window.EventSource = class extends Real { constructor(url) { super(url); window.streams.push(this); } };"
+        "let hidden = false; Object.defineProperty(document, 'hidden', { get: () => hidden });"
+        "window.hide = (now) => { hidden = now; document.dispatchEvent(new Event('visibilitychange')); };"
+    )
+    mine.goto(f"/runs/{run}")
+    states = "window.streams.map((stream) => stream.readyState === 2)"
+    mine.wait_for_function("window.streams.length === 1")
+    mine.evaluate("hide(true)")
+    assert mine.evaluate(states) == [True]
+    site.scene.move(run, Signal.LOST, words="Its host is gone.", cause=Cause.NODE_LOST)
+    mine.evaluate("hide(false)")
+    expect(mine.locator("[data-live=head] .state")).to_have_text("recovering")
+    assert mine.evaluate(states) == [True, False]
+
+
+def test_a_log_leads_to_the_login_when_its_token_ends(browser: Browser, site: Site, run: str) -> None:
+    site.scene.log(run, ["line"])
+    secret = site.scene.token()
+    with opened(browser, site.url, secret) as page:
+        page.goto(f"/runs/{run}/log")
+        expect(page.locator("pre")).to_contain_text("line")
+        page.context.clear_cookies()
+        expect(page).to_have_url(re.compile("/login"))

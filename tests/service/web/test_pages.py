@@ -11,7 +11,9 @@ from typing import NoReturn
 import pytest
 
 from jobs.run_folder import Progress, RunFolder
+from jobs.storage import UnreachableError
 from jobs.tracking.errors import TrackingError
+from service.control.runs import StoredRuns
 from service.runs.errors import UnknownRunError
 from service.runs.states import Signal
 from service.web import comparing
@@ -138,6 +140,29 @@ def test_chips_count_only_what_the_other_filters_leave(team: Site) -> None:
     with team.browser() as ann:
         page = ann.get("/runs?condition=starved&state=failed").text
     assert "all <b>1</b>" in page.split('aria-label="States"')[1].split("</nav>")[0]
+
+
+def test_parts_that_may_appear_or_vanish_have_a_place_to_do_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> NoReturn:
+        raise UnreachableError("the storage is away.")
+
+    site.scene.submit("new", name="new")
+    site.scene.sweep("new-search", name="new-search")
+    places = {
+        "/runs?name=no-such-*": ("list",),
+        "/sweeps?name=no-such-*": ("list",),
+        "/runs/new": ("head", "log"),
+        "/sweeps/new-search": ("head", "trouble", "progress", "curves", "board", "log"),
+    }
+    with site.browser() as ann:
+        for address, keys in places.items():
+            page = ann.get(address).text
+            assert [page.count(f'data-live="{key}"') for key in keys] == [1] * len(keys), address
+        monkeypatch.setattr(StoredRuns, "board", away)
+        without = ann.get("/sweeps/new-search").text
+    assert "The leaderboard cannot be read now" in without
+    for key in places["/sweeps/new-search"]:
+        assert without.count(f'data-live="{key}"') == 1, key
 
 
 def test_an_id_in_the_search_opens_the_run(team: Site) -> None:
