@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
 from jobs.errors import RecoError, UserError
+from service.api.problems import in_words
 from service.contract.messages import Change, RunDetails
 from service.runs.errors import UnknownRunError
 from service.runs.states import State
@@ -109,12 +110,13 @@ def _carry_out(visit: Visit, run: RunDetails, act: Act, filled: Filled) -> str:
 
 
 def _form(visit: Visit, run: RunDetails, act: Act, filled: Filled, error: RecoError | None = None) -> Response:
+    problem, hint = in_words(error) if error else (None, None)
     return visit.page(
         "action.html",
         status=409 if error else 200,
         run=run,
         act=act,
         filled=filled,
-        problem=error.message if error else None,
-        hint=error.hint if error else None,
+        problem=problem,
+        hint=hint,
     )

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form
 from fastapi.responses import RedirectResponse, Response
 
 from jobs.errors import RecoError
+from service.api.problems import in_words
 from service.contract.messages import Promotion, Rollback
 from service.models.registry import MARGIN
 from service.web.models import versions_of
@@ -74,6 +75,7 @@ def _promotion(
     error: RecoError | None = None,
 ) -> Response:
     versions = versions_of(visit, name)
+    problem, hint = in_words(error) if error else (None, None)
     return visit.page(
         "promote.html",
         status=409 if error else 200,
@@ -83,18 +85,19 @@ def _promotion(
         champion=next((each for each in versions if "champion" in each.aliases), None),
         reason=reason,
         margin=margin,
-        problem=error.message if error else None,
-        hint=error.hint if error else None,
+        problem=problem,
+        hint=hint,
     )
 
 
 def _rollback(visit: Visit, name: str, *, reason: str = "", error: RecoError | None = None) -> Response:
+    problem, hint = in_words(error) if error else (None, None)
     return visit.page(
         "rollback.html",
         status=409 if error else 200,
         name=name,
         history=visit.service.models.history(name),
         reason=reason,
-        problem=error.message if error else None,
-        hint=error.hint if error else None,
+        problem=problem,
+        hint=hint,
     )

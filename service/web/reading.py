@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from jobs.errors import RecoError
+from service.api.problems import in_words
 
 _log = logging.getLogger("reco.web")
 _AT_ONCE = 8
@@ -44,4 +45,4 @@ class Readers:
             return Missing("the storage does not answer.")
         except RecoError as error:
             _log.warning("a part of a page is missing: %s", error)
-            return Missing(error.message)
+            return Missing(in_words(error)[0])

@@ -14,7 +14,7 @@ from jobs.run_folder import Progress, RunFolder
 from jobs.storage import UnreachableError
 from jobs.tracking.errors import TrackingError
 from service.control.runs import StoredRuns
-from service.runs.errors import UnknownRunError
+from service.runs.errors import StoreError, UnknownRunError
 from service.runs.states import Signal
 from service.web import comparing
 from service.web.reading import Missing, Readers
@@ -257,6 +257,21 @@ def test_a_job_that_says_nonsense_takes_no_page_with_it(site: Site) -> None:
         for value in NONSENSE:
             folder.storage.write("outcome.json", json.dumps(dict.fromkeys(names, value)).encode())
             assert ann.get("/runs/odd").status_code == 200, value
+
+
+def test_a_form_and_a_part_of_a_page_tell_nobody_where_the_database_is(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> NoReturn:
+        raise StoreError("the database at postgresql://ann@db.internal/reco does not answer.")
+
+    site.scene.submit("kept", name="kept")
+    monkeypatch.setattr(StoredRuns, "stop", away)
+    with site.browser("runner") as client:
+        form = client.post("/runs/kept/do/stop")
+    assert "cannot use its database now" in form.text
+    assert "db.internal" not in form.text
+    assert Readers().read(away) == Missing("the service cannot use its database now.")
 
 
 def test_a_page_does_not_wait_for_storage_that_is_away() -> None:
