@@ -17,6 +17,7 @@ from service.cli.connect import Keeper
 from service.cli.stack_shown import is_well, tell
 from service.control.control import Control
 from service.runs.database import open_database
+from service.stack import lifecycle
 from service.stack.environment import Places
 from service.stack.layout import Layout
 from service.stack.lifecycle import BUSY, bring_down
@@ -63,6 +64,19 @@ def test_runs_are_saved_in_the_database_that_the_stack_had(
     with caplog.at_level(logging.WARNING):
         assert bring_down(layout)
     assert caplog.text == ""
+
+
+def test_places_are_meant_from_where_the_stack_is_started(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(lifecycle, "launch", lambda _command, _log, environment, **_: given.update(environment))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECO_DATABASE", "sqlite:///mine.db")
+    monkeypatch.setenv("RECO_STORAGE", "mine")
+    lifecycle.launch_supervisor(layout, Options())
+    assert given["RECO_DATABASE"] == f"sqlite:///{tmp_path}/mine.db"
+    assert given["RECO_STORAGE"] == f"{tmp_path}/mine"
 
 
 def test_what_was_kept_holds_whatever_a_shell_says(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

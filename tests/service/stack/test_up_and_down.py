@@ -34,6 +34,11 @@ def test_a_stack_comes_up_once_survives_kills_and_leaves_nothing_behind(stack: S
     assert stack.part("api").url in said
     assert str(stack.layout.exports) in said
     assert asked(stack, "/v1/me")["role"] == "admin"
+    assert stack.record.told == {
+        "RECO_DATABASE": f"sqlite:///{stack.home}/service.db",
+        "RECO_STORAGE": f"{stack.home}/runs",
+        "MLFLOW_TRACKING_URI": stack.given["MLFLOW_TRACKING_URI"],
+    }
     before = {name: stack.pid(name) for name in ("supervisor", "leader", "api")}
 
     stack.reco("up")  # finds what runs
