@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -48,7 +49,7 @@ def register(scene: Scene, uri: str) -> None:
         history.append(entry, after=number)
         history.note_made(number + 1)
     MlflowClient(uri).set_registered_model_alias(MODEL, CHAMPION, "2")
-    scene.control.tracking = uri
+    os.environ["MLFLOW_TRACKING_URI"] = uri
 
 
 def draw(browser: Browser, url: str, secret: str, folder: Path) -> None:

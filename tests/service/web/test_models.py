@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -28,7 +30,7 @@ def track(uri: str, run_id: str, temperature: float, knn: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(site: Site, uri: str) -> Site:
+def models(site: Site, uri: str) -> Iterator[Site]:
     """A site with an encoder of two versions, the first of which is its champion, as `promote` leaves it."""
     for seed, knn in enumerate((60.0, 66.0)):
         register_random(uri, MODEL, seed=seed, knn=knn)
@@ -37,8 +39,9 @@ def models(site: Site, uri: str) -> Site:
     history.append(Entry("promote", 1, 0, "the first <one>", "ann", checks=checks), after=0)
     MlflowClient(uri).set_registered_model_alias(MODEL, CHAMPION, "1")
     history.note_made(1)
-    site.scene.control.tracking = uri
-    return site
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield site
 
 
 def test_all_encoders_are_listed_with_their_champion(models: Site) -> None:
