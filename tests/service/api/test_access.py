@@ -177,7 +177,7 @@ def test_a_cookie_changes_something_only_from_our_own_page(api: Api, headers: di
     assert api.ask("POST", "/v1/runs/nothing/stop", headers=cookies | sent).status_code == status
 
 
-@pytest.mark.parametrize("odd", ['a[b]=1', 'prefs={"x": 1, "y": [2]}', "a b=c", "=x", 'q="open'])
+@pytest.mark.parametrize("odd", ["a[b]=1", 'prefs={"x": 1, "y": [2]}', "a b=c", "=x", 'q="open'])
 def test_odd_cookies_of_other_applications_do_not_hide_ours(api: Api, odd: str) -> None:
     cookies = {"Cookie": f"{odd}; reco_token={api.secret('viewer')}"}
     assert api.ask("GET", "/v1/me", headers=cookies).status_code == 200
