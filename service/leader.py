@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from jobs.errors import RecoError, UserError
 from service.backends.configured import configured
+from service.child import python
 from service.control.job import folder_of, job_of
 from service.runs.database import Database, open_database
 from service.runs.idempotency import Replies
@@ -129,7 +130,7 @@ def ensure_leader(settings: Settings) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             subprocess.run(
-                ["sh", "-c", _DETACHED, "sh", sys.executable, "-P", "-m", "service.leader", "--until-idle"],
+                ["sh", "-c", _DETACHED, "sh", *python("service.leader", "--until-idle")],
                 env=_environment(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=file,

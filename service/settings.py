@@ -48,7 +48,7 @@ class Settings:
         Raises:
             UserError: What a variable says cannot be.
         """
-        home = Path(_absolute(environment.get("RECO_HOME") or "~/.reco"))
+        home = Path(absolute_place(environment.get("RECO_HOME") or "~/.reco"))
         ray_jobs = environment.get("RECO_RAY_JOBS") or None
         backend = environment.get("RECO_BACKEND") or ("ray" if ray_jobs else "local")
         template = environment.get("RECO_KUBERAY_TEMPLATE") or None
@@ -69,7 +69,7 @@ class Settings:
         return cls(
             home=home,
             database=absolute_database(environment.get("RECO_DATABASE") or f"sqlite:///{home / 'service.db'}"),
-            storage=_absolute(environment.get("RECO_STORAGE") or str(home / "runs")),
+            storage=absolute_place(environment.get("RECO_STORAGE") or str(home / "runs")),
             backend=backend,  # type: ignore[arg-type]  # looked up above
             backend_place=environment.get("RECO_BACKEND_PLACE") or None,
             ray_jobs=ray_jobs,
@@ -85,7 +85,7 @@ def absolute_database(url: str) -> str:
     return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
 
 
-def _absolute(place: str) -> str:
+def absolute_place(place: str) -> str:
     """A folder that is the same from wherever a process was started; other addresses are left as they are."""
     if "://" in place:
         return place.rstrip("/")

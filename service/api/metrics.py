@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 from service.control.control import Control
 from service.runs.leadership import LEASE
 from service.runs.leases import Leases
-from service.runs.listing import Filter
 from service.runs.states import Condition
+from service.runs.wanted import Wanted
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
@@ -60,7 +60,7 @@ class StoreCollector(Collector):
         yield runs
         held = GaugeMetricFamily("reco_runs_condition", "Runs that a condition holds for.", labels=("condition",))
         for condition in Condition:
-            held.add_metric((condition.value,), sum(self._control.listed.counts(Filter(condition=condition)).values()))
+            held.add_metric((condition.value,), sum(self._control.listed.counts(Wanted(condition=condition)).values()))
         yield held
         lease = Leases(self._control.database).current(LEASE)
         if lease is not None:

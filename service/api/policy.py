@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 
 from jobs.shards.sources import expand_braces
-from jobs.spec import RunSpec, Sweep, parse_spec, parse_sweep
+from jobs.spec import RunSpec, Sweep
 from service.api.errors import DataNotAllowedError
 from service.api.settings import ApiSettings
 from service.contract.messages import Change, RunDetails, Submission
-from service.control.specs import checked
+from service.control.specs import checked, parsed_of
 
 _URL_OPTIONS = ("data.train", "data.index", "data.probe.train", "data.probe.valid", "data.probe.test")
 _MOST = 100_000  # a few braces multiply to more names than anybody can look through
@@ -47,8 +47,8 @@ class DataPolicy:
             DataNotAllowedError: It names data that is not allowed.
         """
         if change.overrides:
-            before = set(itertools.islice(_urls(_parsed(run, [])), _MOST))
-            self._check(_parsed(run, change.overrides), before)
+            before = set(itertools.islice(_urls(parsed_of(run)), _MOST))
+            self._check(parsed_of(run, change.overrides), before)
 
     def _check(self, parsed: RunSpec | Sweep, before: Set[str] = frozenset()) -> None:
         # All are counted, those that were there before too: addresses behind too many of them would not be judged.
@@ -79,14 +79,6 @@ class DataPolicy:
         if any(_below(url, prefix) for prefix in self._allowed) or (self._local and not separator):
             return None
         return "it lies elsewhere"
-
-
-def _parsed(run: RunDetails, overrides: Sequence[str]) -> RunSpec | Sweep:
-    source = f"the spec of {run.id}"
-    if run.kind == "run":
-        return parse_spec(run.spec, overrides, source=source)
-    spec, base = run.spec.split("\n---\n", 1)
-    return parse_sweep(f"{spec}\n", base, overrides, source=source)
 
 
 def _below(url: str, prefix: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -70,12 +70,8 @@ async def authorised(request: Request) -> None:
         ForbiddenError: The caller's role or project does not reach.
     """
     caller, operation = caller_of(request), _operation(request)
-    why = _refusal(caller, operation)
-    if why is not None:
-        control: Control = request.app.state.control
-        told: JsonObject = {"role": caller.identity.role, "token": caller.token_id}
-        await run_in_threadpool(control.audit.add, caller.identity.owner, "refused", operation, told)
-        raise ForbiddenError(why, hint="Somebody with role admin can issue you another token.")
+    if (why := refusal(caller, operation)) is not None:
+        await run_in_threadpool(refuse, request.app.state.control, caller, operation, why)
 
 
 async def service_of(request: Request) -> Service:
@@ -88,14 +84,26 @@ Asked = Annotated[Service, Depends(service_of)]
 """Of an endpoint: the service, for its caller."""
 
 
-def _refusal(caller: Caller, operation: str) -> str | None:
+def refusal(caller: Caller, operation: str) -> str | None:
+    """Why a caller may not do something; None where it may."""
     least, given = LEAST.get(operation), caller.identity.role
     role = Role[given.upper()] if given.upper() in Role.__members__ else None
     if least is None or role is None or role < least:
-        return f"that takes the role {least or 'of nobody'}, and your token has {given}."
+        return f"this takes the role {least or 'of nobody'}, and your token has {given}."
     if operation in ALL_PROJECTS and caller.identity.project is not None:
-        return f"that takes a token for all projects, and yours is for {caller.identity.project}."
+        return f"this takes a token for all projects, and yours is for {caller.identity.project}."
     return None
+
+
+def refuse(control: Control, caller: Caller, operation: str, why: str) -> NoReturn:
+    """Note a refusal in the audit, and tell it.
+
+    Raises:
+        ForbiddenError: Always.
+    """
+    told: JsonObject = {"role": caller.identity.role, "token": caller.token_id}
+    control.audit.add(caller.identity.owner, "refused", operation, told)
+    raise ForbiddenError(why, hint="Somebody with role admin can issue you another token.")
 
 
 def _operation(request: Request) -> str:

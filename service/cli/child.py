@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from types import FrameType
 
-
-def python(module: str, *arguments: str) -> list[str]:
-    """What runs a module of this project; not from the user's folder, whose files may be called like Python's."""
-    return [sys.executable, "-P", "-m", module, *arguments]
+from service.child import end_with_parent
 
 
 def attached(command: list[str]) -> int:
@@ -31,7 +26,7 @@ def _run(command: list[str], stdout: int | None) -> tuple[int, str]:
     It has a session of its own, so that Ctrl-C reaches it once, through us: `subprocess.run` would kill it a quarter of
     a second later, and Ray's processes would hear it as well.
     """
-    job = subprocess.Popen(command, stdout=stdout, text=True, start_new_session=True, preexec_fn=_end_with_parent)
+    job = subprocess.Popen(command, stdout=stdout, text=True, start_new_session=True, preexec_fn=end_with_parent)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         job.send_signal(number)
@@ -45,8 +40,3 @@ def _run(command: list[str], stdout: int | None) -> tuple[int, str]:
             signal.signal(number, handler)
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
-
-
-def _end_with_parent() -> None:
-    # PR_SET_PDEATHSIG: if this command is killed, its job stops instead of going on unseen.
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
@@ -113,11 +112,10 @@ def run_or_latest(runs: Runs, run_id: str | None) -> str:
 
 def _settings(storage: str | None) -> Settings:
     """Those of the environment, with a storage that means the same in every folder."""
-    from service.settings import Settings
+    from service.settings import Settings, absolute_place
 
     settings = Settings.from_environment()
-    place = storage or settings.storage
-    return replace(settings, storage=place if "://" in place else str(Path(place).absolute()))
+    return replace(settings, storage=absolute_place(storage or settings.storage))
 
 
 def _token() -> str | None:

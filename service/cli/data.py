@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.child import attached, python
+from service.child import python
+from service.cli.child import attached
 from service.cli.home import home
 
 app = typer.Typer(no_args_is_help=True, help="Pack pictures into shards; index, verify and describe shards.")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.child import attached, python
+from service.child import python
+from service.cli.child import attached
 from service.cli.home import home
 
 Model = Annotated[

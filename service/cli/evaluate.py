@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from jobs.errors import RecoError
+from service.child import python
 from service.cli import output
-from service.cli.child import answered, python
+from service.cli.child import answered
 from service.cli.home import home
 from service.cli.options import AsJson, Overrides, set_flags
 

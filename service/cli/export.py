@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from jobs.exporting.formats import CHOICES, parse_format
-from service.cli.child import attached, python
+from service.child import python
+from service.cli.child import attached
 from service.cli.home import home
 from service.cli.options import AsJson
 

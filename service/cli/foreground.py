@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import RecoError
+from service.child import end_with_parent
 from service.cli.home import home
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _last_words(log: Path) -> str:
 def _started(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the job in a session of its own, so that Ctrl-C reaches it through us, once and in order."""
     job = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_end_with_parent
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_parent
     )
     try:
         yield job
@@ -90,8 +90,3 @@ def _started(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
-
-
-def _end_with_parent() -> None:
-    # PR_SET_PDEATHSIG: if this command is killed, its job is asked to save and stop instead of going on unseen.
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

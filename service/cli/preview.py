@@ -8,8 +8,8 @@ import tempfile
 from typing import Any
 
 from jobs.errors import RecoError
+from service.child import python
 from service.cli import output
-from service.cli.child import python
 from service.cli.home import home
 from service.cli.options import AsJson, Overrides, SweepFile, set_flags
 

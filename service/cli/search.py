@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from service.child import python
 from service.cli import output
-from service.cli.child import python
 from service.cli.home import home
 from service.cli.options import AsJson
 

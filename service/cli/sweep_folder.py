@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from jobs.errors import RecoError, UserError
+from service.child import python
 from service.cli import connect, foreground, output, submitted
-from service.cli.child import python
 from service.cli.home import home
 from service.cli.options import storage_of
 

@@ -6,7 +6,6 @@ Commands and pages are written against these classes only, so that they are the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from service.contract.messages import (
@@ -33,29 +32,7 @@ from service.contract.messages import (
     SweepBoard,
     TokenView,
 )
-from service.runs.states import Condition, Kind, State
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which runs to list; what is not given does not matter.
-
-    Attributes:
-        states: One of these.
-        kind: Runs or sweeps.
-        name: A pattern for the whole name: `*` is anything, `?` one character.
-        project: Of this project.
-        owner: Of this owner.
-        condition: This holds.
-    """
-
-    states: Collection[State] = ()
-    kind: Kind | None = None
-    name: str | None = None
-    project: str | None = None
-    owner: str | None = None
-    condition: Condition | None = None
-
+from service.runs.wanted import Wanted as Wanted
 
 NO_CHANGE = Change()
 EVERYTHING = Wanted()

@@ -13,6 +13,7 @@ from service.backends.base import Backend
 from service.backends.configured import configured
 from service.contract.interface import Service
 from service.contract.messages import Identity
+from service.control.models import RegisteredModels
 from service.control.runs import StoredRuns
 from service.control.tokens import StoredTokens
 from service.runs.access import Audit, Tokens
@@ -81,8 +82,6 @@ class Control:
 
     def service(self, caller: Identity) -> Service:
         """What a caller can ask; what it may do is for whoever let it in to say, but for its project."""
-        from service.control.models import RegisteredModels  # late: it is for models only
-
         return Service(
             runs=StoredRuns(self, caller),
             models=RegisteredModels(self, caller),

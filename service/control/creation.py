@@ -13,12 +13,12 @@ from jobs.spec import RunSpec, parse_spec
 from jobs.storage import NotFoundError, Storage, StorageError
 from service.contract.messages import Change, Identity, Plan, RunView, Submission
 from service.control.job import FORKED_FROM, THEN_FULL, WEIGHTS_FROM, folder_at, folder_of
-from service.control.specs import Checked, checked, of_run, stored
+from service.control.specs import Checked, checked, parsed_of, stored
 from service.control.views import run_view
 from service.runs.errors import RunExistsError, UnknownRunError
-from service.runs.listing import Filter
 from service.runs.records import NewRun, Run
 from service.runs.schema import JsonObject
+from service.runs.wanted import Wanted
 
 if TYPE_CHECKING:
     from service.control.control import Control
@@ -64,13 +64,13 @@ class NewRuns:
         asked = f"{run_id} {change.model_dump_json()}"
         if (answered := self._answered(origin.project, asked, key)) is not None:
             return answered
-        before = stored(origin).parsed
+        before = parsed_of(origin)
         if not isinstance(before, RunSpec):
             raise UserError(
                 f"{run_id} is a sweep; only a run has weights.",
                 hint=f"`reco sweep best {run_id} > best.yaml`, then `reco pretrain best.yaml`.",
             )
-        found = of_run(parse_spec(origin.spec, change.overrides, source=f"the spec of {run_id}"))
+        found = stored(origin, change.overrides)
         assert isinstance(found.parsed, RunSpec)
         if (why := _other_encoder(before, found.parsed)) is not None:
             raise UserError(
@@ -167,7 +167,7 @@ class NewRuns:
         return True
 
     def _last_of(self, found: Checked, project: str) -> Run | None:
-        which = Filter(name=found.name, project=project, kind=found.kind)
+        which = Wanted(name=found.name, project=project, kind=found.kind)
         return next(iter(self._control.listed.page(which, limit=1).runs), None)
 
 

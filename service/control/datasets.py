@@ -12,7 +12,8 @@ from jobs.storage import NotFoundError
 from service.contract.messages import DatasetView
 from service.control.job import PATIENCE_S
 from service.control.specs import data_of
-from service.runs.listing import LARGEST_PAGE, Filter, RunList
+from service.runs.listing import LARGEST_PAGE, RunList
+from service.runs.wanted import Wanted
 
 MOST = 50
 """Data sets that are told of: each takes a listing of its folder."""
@@ -32,7 +33,7 @@ def used(listed: RunList, project: str | None) -> list[DatasetView]:
         project: Only those of one.
     """
     found: dict[str, _Used] = {}
-    for run in listed.page(Filter(project=project), limit=LARGEST_PAGE).runs:
+    for run in listed.page(Wanted(project=project), limit=LARGEST_PAGE).runs:
         for url in data_of(run.spec):
             found.setdefault(url, _Used(0, run.created)).runs += 1
     return [_described(url, use) for url, use in list(found.items())[:MOST]]

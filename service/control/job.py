@@ -9,7 +9,7 @@ from jobs.run_folder import RunFolder
 from jobs.spec import Sweep
 from jobs.sweeps.folder import SweepFolder
 from service.backends.base import Job
-from service.control.specs import stored
+from service.control.specs import parsed_of
 from service.runs.records import Attempt, Run
 from service.settings import Settings
 
@@ -48,7 +48,7 @@ def job_of(run: Run, attempt: Attempt, settings: Settings) -> Job:
         UserError: The folder holds another experiment, or the stored spec cannot be read.
         StorageError: The folder cannot be written now.
     """
-    folder, parsed = folder_of(run), stored(run).parsed
+    folder, parsed = folder_of(run), parsed_of(run)
     if isinstance(folder, SweepFolder):
         assert isinstance(parsed, Sweep)
         folder.claim(parsed)

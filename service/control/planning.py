@@ -13,7 +13,7 @@ from jobs.spec import RunSpec, Sweep
 from jobs.storage import NotFoundError, StorageError
 from service.contract.messages import Plan, PlanLine
 from service.control.job import PATIENCE_S
-from service.control.specs import Checked, stored
+from service.control.specs import Checked, parsed_of
 from service.runs.records import Run
 from service.runs.retry import POLICIES, Cause
 from service.runs.schema import JsonObject
@@ -116,7 +116,7 @@ def _of_sweep(sweep: Sweep) -> Iterator[tuple[str, str]]:
 def _as_costly(last: Run, spec: RunSpec) -> bool:
     """Whether a step of the last run is measure of this one's."""
     try:
-        before = stored(last).parsed
+        before = parsed_of(last)
     except RecoError:
         return False
     if not isinstance(before, RunSpec):
@@ -166,7 +166,7 @@ def _retries() -> str:
 
 def _changes(last: Run, now: RunSpec | Sweep) -> list[str]:
     try:
-        before = stored(last).parsed
+        before = parsed_of(last)
     except RecoError:
         return ["it was stored by another version of this project"]
     was, is_ = _flat(before), _flat(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.checkpoints.manifest import survey
@@ -31,10 +32,9 @@ from service.contract.messages import (
 )
 from service.control.creation import NewRuns
 from service.control.job import WEIGHTS_FROM, folder_of
-from service.control.specs import stored
+from service.control.specs import parsed_of, stored
 from service.control.views import event_view, run_details, run_view
 from service.runs.errors import UnknownRunError
-from service.runs.listing import Filter
 from service.runs.logs import RunLog
 from service.runs.records import Run
 
@@ -73,14 +73,7 @@ class StoredRuns(Runs):
 
     def page(self, wanted: Wanted = EVERYTHING, *, after: str | None = None, limit: int = 50) -> RunPage:
         """See `Runs.page`."""
-        which = Filter(
-            states=wanted.states,
-            kind=wanted.kind,
-            name=wanted.name,
-            project=self._caller.project or wanted.project,
-            owner=wanted.owner,
-            condition=wanted.condition,
-        )
+        which = replace(wanted, project=self._caller.project or wanted.project)
         if self._caller.project is not None and wanted.project not in (None, self._caller.project):
             return RunPage(runs=[])
         page = self._control.listed.page(which, after=after, limit=limit)
@@ -192,7 +185,7 @@ class StoredRuns(Runs):
         folder = folder_of(run)
         if not isinstance(folder, SweepFolder):
             raise UserError(f"{run_id} is no sweep.", hint=f"`reco runs show {run_id}` shows a run.")
-        sweep = stored(run).parsed
+        sweep = parsed_of(run)
         assert not isinstance(sweep, RunSpec)
         mode = sweep.spec.objective.mode
         trials = [

@@ -12,7 +12,7 @@ import yaml
 
 from jobs.errors import UserError
 from jobs.spec import RunSpec, Sweep, parse_spec, parse_sweep, to_yaml
-from service.contract.messages import Submission
+from service.contract.messages import RunDetails, Submission
 from service.runs.records import Run
 from service.runs.states import Kind
 
@@ -68,16 +68,22 @@ def of_sweep(sweep: Sweep) -> Checked:
 
 
 def stored(run: Run, overrides: Sequence[str] = ()) -> Checked:
-    """What the store keeps of a run, with changes on top.
+    """What the store keeps of a run, with changes on top; see `parsed_of`."""
+    parsed = parsed_of(run, overrides)
+    return of_run(parsed) if isinstance(parsed, RunSpec) else of_sweep(parsed)
+
+
+def parsed_of(run: Run | RunDetails, overrides: Sequence[str] = ()) -> Parsed:
+    """The same as a value only, which is all that most want to know.
 
     Raises:
         SpecError: The changes are mistaken, or it was stored by another version of this project.
     """
     source = f"the spec of {run.id}"
     if run.kind == "run":
-        return of_run(parse_spec(run.spec, overrides, source=source))
+        return parse_spec(run.spec, overrides, source=source)
     text, base = run.spec.split("\n---\n", 1)
-    return of_sweep(parse_sweep(f"{text}\n", base, overrides, source=source))
+    return parse_sweep(f"{text}\n", base, overrides, source=source)
 
 
 @functools.lru_cache(maxsize=4096)  # a stored spec does not change, and reading YAML takes long

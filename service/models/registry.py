@@ -13,7 +13,7 @@ from jobs.errors import RecoError, UserError
 from jobs.tracking.client import client, explained
 from jobs.tracking.history import Entry, History, undone
 from jobs.tracking.models import CANDIDATE, CHAMPION, find_model
-from service.cli.child import python
+from service.child import python
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -167,10 +168,9 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _upgrade(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", "service.runs:migrations")
-    if _is_current(engine, ScriptDirectory.from_config(config).get_current_head()):
+    if _is_current(engine, _newest()):
         return  # without becoming a writer, who would wait for others
+    config = _config()
     with _migrating, _explained(engine), engine.execution_options(**{_WRITES: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATING})
@@ -182,6 +182,18 @@ def _upgrade(engine: Engine) -> None:
                 f"the tables in {_shown(engine)} are not this version's: {error}",
                 hint="Was a newer version of this project at work there? Use that one.",
             ) from error
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "service.runs:migrations")
+    return config
+
+
+@functools.cache  # commands that follow a run open the database every few seconds
+def _newest() -> str | None:
+    """The revision that this version's tables are of."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _is_current(engine: Engine, head: str | None) -> bool:

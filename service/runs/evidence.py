@@ -33,7 +33,7 @@ class FolderEvidence:
         failure: The error that ended it for good; only looked for once it has ended.
         step: Of the newest checkpoint, of a sweep the trials that have ended; only looked for once it has ended.
         progress: How far the run is.
-        stop_requested: The folder holds a wish to stop.
+        stop_requested: The folder holds a wish to stop; only looked for while the run is to stop.
     """
 
     outcome: Outcome | None = None
@@ -80,13 +80,14 @@ class FolderReader:
     def __init__(self) -> None:
         self._sweeps: dict[str, SweepProgress] = {}
 
-    def read(self, folder: JobFolder, submission: str, *, over: bool) -> FolderEvidence | None:
+    def read(self, folder: JobFolder, submission: str, *, over: bool, stopping: bool) -> FolderEvidence | None:
         """What a folder says of an attempt; None where its storage does not answer.
 
         Args:
             folder: The run's.
             submission: The attempt's id: what another one left says nothing of this.
             over: The backend says that the job has ended, so what only matters then is looked for, too.
+            stopping: The run is to stop, so whether its folder says so is looked for, too.
         """
         try:
             outcome = _of(submission, _whole(folder.outcome))
@@ -97,7 +98,7 @@ class FolderReader:
                 failure=_of(submission, _failure(folder)) if ended else None,
                 step=self._step(folder, submission) if ended else 0,
                 progress=progress,
-                stop_requested=folder.stop_requested(),
+                stop_requested=stopping and folder.stop_requested(),
             )
         except StorageError as error:
             _log.warning("the folder of %s %s cannot be read: %s", folder.kind, folder.job_id, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +14,8 @@ from jobs.errors import UserError
 from service.runs.database import Database
 from service.runs.records import Run
 from service.runs.schema import RunModel, UtcDateTime
-from service.runs.states import Condition, Kind, State
+from service.runs.states import Condition, State
+from service.runs.wanted import Wanted
 
 LARGEST_PAGE = 500
 
@@ -28,29 +28,6 @@ _SINCE = {
 
 class CursorError(UserError):
     """What is to say where a page begins was not given out by a page before."""
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which runs to list; what is not given does not matter, and deleted ones are never among them.
-
-    Attributes:
-        states: One of these.
-        kind: Runs or sweeps.
-        name: A pattern for the whole name, of any case: `*` is anything, `?` one character.
-        project: Of this project.
-        owner: Of this owner.
-        spec_hash: Of this experiment.
-        condition: This holds.
-    """
-
-    states: Collection[State] = ()
-    kind: Kind | None = None
-    name: str | None = None
-    project: str | None = None
-    owner: str | None = None
-    spec_hash: str | None = None
-    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +56,7 @@ class RunList:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def page(self, which: Filter | None = None, *, after: str | None = None, limit: int = 50) -> Page:
+    def page(self, which: Wanted | None = None, *, after: str | None = None, limit: int = 50) -> Page:
         """Runs from the newest to the oldest.
 
         Args:
@@ -91,7 +68,7 @@ class RunList:
             CursorError: `after` was not given out by a page.
         """
         limit = max(1, min(limit, LARGEST_PAGE))
-        chosen = select(RunModel).where(*_clauses(which or Filter()))
+        chosen = select(RunModel).where(*_clauses(which or Wanted()))
         if after is not None:
             created, run_id = _place(after)
             place = tuple_(literal(created, UtcDateTime()), literal(run_id))
@@ -103,20 +80,20 @@ class RunList:
 
     def unfinished(self) -> list[Run]:
         """All runs that have not ended, the oldest first: what the leader looks after."""
-        live = Filter(states=[state for state in State if not state.is_final])
+        live = Wanted(states=[state for state in State if not state.is_final])
         chosen = select(RunModel).where(*_clauses(live)).order_by(RunModel.created, RunModel.id)
         with self._database.reading() as session:
             return [Run.of(row) for row in session.scalars(chosen)]
 
-    def counts(self, which: Filter | None = None) -> dict[State, int]:
+    def counts(self, which: Wanted | None = None) -> dict[State, int]:
         """How many runs are in each state."""
-        counted = select(RunModel.state, func.count()).where(*_clauses(which or Filter())).group_by(RunModel.state)
+        counted = select(RunModel.state, func.count()).where(*_clauses(which or Wanted())).group_by(RunModel.state)
         with self._database.reading() as session:
             found = {State(state): count for state, count in session.execute(counted).tuples()}
         return {state: found.get(state, 0) for state in State}
 
 
-def _clauses(which: Filter) -> list[ColumnElement[bool]]:
+def _clauses(which: Wanted) -> list[ColumnElement[bool]]:
     clauses: list[ColumnElement[bool]] = [RunModel.deleted.is_(None)]
     if which.kind is not None:
         clauses.append(RunModel.kind == which.kind)
@@ -128,8 +105,6 @@ def _clauses(which: Filter) -> list[ColumnElement[bool]]:
         clauses.append(RunModel.project == which.project)
     if which.owner is not None:
         clauses.append(RunModel.owner == which.owner)
-    if which.spec_hash is not None:
-        clauses.append(RunModel.spec_hash == which.spec_hash)
     if which.condition is not None:
         clauses.append(_SINCE[which.condition].is_not(None))
     return clauses

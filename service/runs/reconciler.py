@@ -191,9 +191,10 @@ class Reconciler:
         # The backend first: an outcome that is not there after the job has ended will not come any more. The other way
         # round, a job that ends between the two questions would seem to have left none.
         answer, silence = self._answers.look(attempt)
-        evidence = self._reader.read(folder, attempt.submission_id, over=answer is not None and answer.ended)
+        over, stopping = answer is not None and answer.ended, run.state is State.STOPPING
+        evidence = self._reader.read(folder, attempt.submission_id, over=over, stopping=stopping)
         now, limit = self._clock(), _stall_limit_s(run.spec)
-        if run.state is State.STOPPING:
+        if stopping:
             self._stopping.setdefault(attempt.submission_id, now)
         seen = Seen(
             run,

@@ -1,4 +1,4 @@
-"""What a stack needs before its first part is started: a database of the current schema, and the first token."""
+"""What a stack needs before its first part is started: the first token."""
 
 from __future__ import annotations
 

@@ -9,11 +9,12 @@ import urllib.request
 from collections.abc import Callable, Mapping
 
 from jobs.errors import RecoError, UserError
+from service.child import python
 from service.runs.database import Database
 from service.stack import ports
 from service.stack.environment import Places
 from service.stack.leading import Leader
-from service.stack.parts import Part, Program, program, python
+from service.stack.parts import Part, Program, program
 from service.stack.processes import Process
 from service.stack.record import Options, StackRecord
 from service.stack.tracking import tracking

@@ -12,11 +12,12 @@ import psutil
 
 from jobs.errors import RecoError
 from service.backends.local_wrapper import boot_id
+from service.child import python
 from service.runs.database import Database
 from service.runs.leadership import local_leader, somebody_leads
 from service.runs.leases import Leases
 from service.stack.environment import Places
-from service.stack.parts import Program, end, python
+from service.stack.parts import Program, end
 from service.stack.processes import STACK, Process
 
 _log = logging.getLogger("reco.stack")

@@ -8,19 +8,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from jobs.errors import RecoError
 from service.backends.configured import configured
+from service.child import python
 from service.runs.database import Database, open_database
 from service.runs.listing import RunList
 from service.runs.store import RunStore
-from service.settings import Settings, absolute_database
+from service.settings import Settings, absolute_database, absolute_place
 from service.stack.environment import MLFLOW, Places
 from service.stack.first import make_first_token
 from service.stack.kinds import check_programs, choose_ports, held_ports, parts_of
 from service.stack.layout import Layout, write_private
-from service.stack.parts import Part, launch, python
+from service.stack.parts import Part, launch
 from service.stack.processes import Process
 from service.stack.record import Options, Recorder, StackRecord, locked, read
 from service.stack.saving import save_runs
@@ -48,8 +48,8 @@ def launch_supervisor(layout: Layout, options: Options, *, tied: bool = False) -
     environment = dict(os.environ)
     storage = environment.get("RECO_STORAGE")
     # Both are meant from where the user stands, and the supervisor stands elsewhere.
-    if storage and "://" not in storage:
-        environment["RECO_STORAGE"] = str(Path(storage).absolute())
+    if storage:
+        environment["RECO_STORAGE"] = absolute_place(storage)
     if database := environment.get("RECO_DATABASE"):
         environment["RECO_DATABASE"] = absolute_database(database)
     return launch(command, layout.log("supervisor"), environment, cwd=layout.folder, tied=tied)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from typing import ClassVar
 import psutil
 
 from jobs.errors import RecoError
+from service.child import end_with_parent
 from service.stack import processes
 from service.stack.layout import Layout
 from service.stack.processes import Process
@@ -169,12 +169,8 @@ def launch(
             cwd=cwd,
             env=dict(environment),
             start_new_session=True,
-            preexec_fn=_end_with_parent if tied else None,
+            preexec_fn=end_with_parent if tied else None,
         )
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def end(process: Process, grace_s: float) -> None:
@@ -196,11 +192,6 @@ def last_words(log: Path, lines: int = 4) -> str:
     said = text.rpartition("\n--- ")[2].splitlines()[1:] if "--- " in text else text.splitlines()
     told = [line.strip() for line in said if line.strip()]
     return " | ".join(told[-lines:])[-600:] or "it printed nothing"
-
-
-def python(module: str, *arguments: str) -> list[str]:
-    """What runs a module of this project; not from a folder whose files may be called like Python's."""
-    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def program(name: str) -> str | None:

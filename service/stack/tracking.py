@@ -15,8 +15,9 @@ from threading import Event
 from jobs.errors import RecoError
 from jobs.tracking.health import trouble
 from jobs.tracking.server import server_status, stop_server, tracking_uri
+from service.child import python
 from service.stack.environment import Places
-from service.stack.parts import Part, PartError, last_words, launch, python
+from service.stack.parts import Part, PartError, last_words, launch
 from service.stack.processes import Process
 
 _ANSWER_S = 5.0

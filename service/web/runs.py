@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from service.contract.interface import Wanted
@@ -34,19 +35,30 @@ def home() -> Response:
     return RedirectResponse("/runs", 303)
 
 
+class Asked:
+    """Which runs a list is to show, as its address says it."""
+
+    def __init__(
+        self,
+        states: States = [],  # noqa: B006 - FastAPI copies it
+        name: str = "",
+        project: str = "",
+        owner: str = "",
+        condition: AnyCondition = "",
+        after: str | None = None,
+        done: str = "",
+    ) -> None:
+        self.states, self.condition, self.after, self.done = states, condition, after, done
+        self.name, self.project, self.owner = name.strip(), project.strip(), owner.strip()
+
+
+Choice = Annotated[Asked, Depends()]
+
+
 @router.get("/runs")
-def list_runs(
-    visit: Visited,
-    states: States = [],  # noqa: B006 - FastAPI copies it
-    name: str = "",
-    project: str = "",
-    owner: str = "",
-    condition: AnyCondition = "",
-    after: str | None = None,
-    done: str = "",
-) -> Response:
+def list_runs(visit: Visited, asked: Choice) -> Response:
     """Runs, filtered, from the newest to the oldest."""
-    return listing(visit, "run", states, name.strip(), project.strip(), owner.strip(), condition, after, done)
+    return listing(visit, "run", asked)
 
 
 @router.get("/runs/{run_id}")
@@ -89,39 +101,30 @@ def show_log(
     return visit.page("log.html", run=run, chunk=chunk)
 
 
-def listing(
-    visit: Visit,
-    kind: Kind,
-    states: list[State],
-    name: str,
-    project: str,
-    owner: str,
-    condition: AnyCondition,
-    after: str | None,
-    done: str,
-) -> Response:
+def listing(visit: Visit, kind: Kind, asked: Asked) -> Response:
     """The page with a list of runs or of sweeps."""
+    name = asked.name
     wanted = Wanted(
-        states=states,
+        states=asked.states,
         kind=kind,
         name=(name if set(name) & set("*?") else f"*{name}*") if name else None,
-        project=project or None,
-        owner=owner or None,
-        condition=condition or None,
+        project=asked.project or None,
+        owner=asked.owner or None,
+        condition=asked.condition or None,
     )
-    found = visit.service.runs.page(wanted, after=after, limit=PAGE)
+    found = visit.service.runs.page(wanted, after=asked.after, limit=PAGE)
     if not found.runs and name and (run := _by_id(visit, name)) is not None:
         return RedirectResponse(f"/{run.kind}s/{run.id}", 303)
-    asked = {"name": name, "project": project, "owner": owner, "condition": str(wanted.condition or "")}
+    filled = {"name": name, "project": asked.project, "owner": asked.owner, "condition": str(asked.condition)}
     return visit.page(
         f"{kind}s.html",
         found=found,
-        counts=_counts(visit, wanted, found, after),
-        asked=asked,
-        chosen=states,
-        after=after,
-        link=_linked(visit.request, asked),
-        done=done,
+        counts=_counts(visit, wanted, found, asked.after),
+        asked=filled,
+        chosen=asked.states,
+        after=asked.after,
+        link=_linked(visit.request, filled),
+        done=asked.done,
     )
 
 
@@ -134,14 +137,7 @@ def _counts(visit: Visit, wanted: Wanted, found: RunPage, after: str | None) -> 
     """How many there are in each state, whichever states are chosen."""
     if not wanted.states or after is not None:
         return found.counts
-    every = Wanted(
-        kind=wanted.kind,
-        name=wanted.name,
-        project=wanted.project,
-        owner=wanted.owner,
-        condition=wanted.condition,
-    )
-    return visit.service.runs.page(every, limit=1).counts
+    return visit.service.runs.page(replace(wanted, states=()), limit=1).counts
 
 
 def _by_id(visit: Visit, run_id: str) -> RunDetails | None:

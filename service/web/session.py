@@ -9,9 +9,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from service.api.errors import ForbiddenError
 from service.api.gate import COOKIE, Caller, caller_of
-from service.api.roles import LEAST, Role
+from service.api.roles import refusal, refuse
 from service.api.slow import Slow
 from service.contract.interface import Service
 from service.contract.messages import Change, Identity, RunDetails
@@ -47,7 +46,7 @@ class Visit:
 
     def may(self, operation: str) -> bool:
         """Whether the caller's role allows an operation of the API."""
-        return Role[self.caller.role.upper()] >= LEAST[operation]
+        return refusal(self.by, operation) is None
 
     def require(self, operation: str) -> None:
         """Refuse a caller whose role does not allow it, and note that in the audit.
@@ -55,14 +54,8 @@ class Visit:
         Raises:
             ForbiddenError: It does not.
         """
-        if self.may(operation):
-            return
-        told = {"role": self.caller.role, "token": self.by.token_id}
-        self.control.audit.add(self.caller.owner, "refused", operation, {**told})
-        raise ForbiddenError(
-            f"this takes the role {LEAST[operation]}, and your token has {self.caller.role}.",
-            hint="Somebody with role admin can issue you another token.",
-        )
+        if (why := refusal(self.by, operation)) is not None:
+            refuse(self.control, self.by, operation, why)
 
     def check_data(self, run: RunDetails, change: Change) -> None:
         """Refuse a change that would make a job read what the API lets no spec name.

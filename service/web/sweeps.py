@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from service.web.actions import possible
 from service.web.reading import Missing, Readers
-from service.web.runs import AnyCondition, States, listing, newest_events
+from service.web.runs import Choice, listing, newest_events
 from service.web.session import Visited
 from service.web.sweep_charts import objective_chart, options_of, parallel_coordinates, short_names
 
@@ -15,18 +15,9 @@ router = APIRouter()
 
 
 @router.get("/sweeps")
-def list_sweeps(
-    visit: Visited,
-    states: States = [],  # noqa: B006 - FastAPI copies it
-    name: str = "",
-    project: str = "",
-    owner: str = "",
-    condition: AnyCondition = "",
-    after: str | None = None,
-    done: str = "",
-) -> Response:
+def list_sweeps(visit: Visited, asked: Choice) -> Response:
     """Sweeps, filtered, from the newest to the oldest."""
-    return listing(visit, "sweep", states, name.strip(), project.strip(), owner.strip(), condition, after, done)
+    return listing(visit, "sweep", asked)
 
 
 @router.get("/sweeps/{run_id}")

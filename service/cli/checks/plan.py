@@ -7,8 +7,8 @@ import subprocess
 
 import psutil
 
+from service.child import python
 from service.cli.checks.finding import Finding
-from service.cli.child import python
 
 _PATIENCE_S = 600.0
 

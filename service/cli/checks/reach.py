@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
-from service.cli.child import python
+from service.child import python
 
 CONNECT_SECONDS = 3.0
 """Longest wait for a connection."""

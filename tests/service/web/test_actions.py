@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from service.runs.listing import Filter
 from service.runs.retry import Cause
 from service.runs.states import Signal, State
+from service.runs.wanted import Wanted
 from tests.service.web.conftest import Site
 
 _numbers = itertools.count()
@@ -35,7 +35,7 @@ def run(site: Site) -> str:
 
 def called(site: Site, name: str) -> set[str]:
     """The runs of a name."""
-    return {each.id for each in site.scene.control.listed.page(Filter(name=name)).runs}
+    return {each.id for each in site.scene.control.listed.page(Wanted(name=name)).runs}
 
 
 def fail(site: Site, run_id: str) -> None:
